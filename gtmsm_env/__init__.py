@@ -1,0 +1,19 @@
+"""Dreams of places an agent has walked through, as Gymnasium environments.
+
+Importing the package registers every environment by name and loads nothing heavy: torch is imported when a model is.
+"""
+
+from gymnasium.envs.registration import register
+
+__version__ = "0.1.0"
+
+register(
+    id="GTMSM-ImageNavigation-v0",
+    entry_point="gtmsm_env.envs.image_navigation:ImageNavigationEnv",
+    vector_entry_point="gtmsm_env.envs.image_navigation:ImageNavigationVectorEnv",
+)
+register(
+    id="GTMSM-Dream-v0",
+    entry_point="gtmsm_env.dream:DreamEnv",
+    vector_entry_point="gtmsm_env.dream:DreamVectorEnv",
+)
