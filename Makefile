@@ -1,0 +1,54 @@
+# The two commands of a newcomer are `make demo` and `make test`; both install into .venv first, once.
+# A Python of your own: make test PYTHON=/path/to/python
+
+PYTHON ?= $(shell for python in python3.11 python3; do $$python -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$python && break; done)
+VENV ?= .venv
+# PyTorch's CPU build, a tenth of the download; `make test TORCH_INDEX=https://pypi.org/simple` takes the CUDA build.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# How the shipped model was made.
+TRAIN ?= --seed 0 --output runs/image-navigation
+
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check --prefer-binary -c constraints.txt
+
+.PHONY: demo test train format lint type ci clean
+
+demo: $(VENV)/demo.stamp
+	$(BIN)/python agents/plan_mpc.py
+
+test: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest
+
+train: $(VENV)/demo.stamp
+	$(BIN)/python -m gtmsm_env train image-navigation $(TRAIN)
+
+format: $(VENV)/dev.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# The package is checked as it installs, because type checkers do not see envs/ as gtmsm_env.envs in the repository itself.
+type: $(VENV)/dev.stamp
+	rm -rf build
+	$(BIN)/python -c "import setuptools; setuptools.setup()" --quiet build_py --build-lib build/type
+	cd build/type && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p gtmsm_env
+	MYPYPATH=build/type $(BIN)/mypy $(wildcard agents/*.py benchmarks/*.py tests/*.py)
+
+ci:
+	.ci/run
+
+clean:
+	rm -rf build dist $(VENV) *.egg-info .mypy_cache .pytest_cache .ruff_cache
+
+# demo.stamp and dev.stamp: the environment with that extra, made again only when the requirements change.
+$(VENV)/%.stamp: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "gtmsm-env needs Python 3.10 or later, and neither python3.11 nor python3 is one: make $* PYTHON=/path/to/python" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 10) and f"gtmsm-env needs Python 3.10 or later; {sys.prefix} is {sys.version.split()[0]}: remove it and name another with PYTHON=")'
+	$(INSTALL) --upgrade pip setuptools
+	$(INSTALL) --no-deps --retries 0 --extra-index-url $(TORCH_INDEX) torch
+	$(INSTALL) --no-build-isolation --editable ".[$*]"
+	@touch $@

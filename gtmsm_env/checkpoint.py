@@ -1,0 +1,163 @@
+"""Checkpoints that hold no code: a pair of files, `NAME.safetensors` with the tensors and `NAME.json` with everything else.
+
+The JSON carries the format's name and version, the kind of thing saved, and the SHA-256 of the tensors that belong to it.
+Renaming the JSON is the moment a save takes effect, so one interrupted at any point leaves the previous pair or the new one.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+FORMAT, VERSION = "gtmsm-env", 1
+KINDS = ("model", "memory", "training")
+RESERVED = ("format", "version", "sha256")  # written by `save_checkpoint`, and not part of the config
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be written or read: what must hold, what was found, and what to do."""
+
+
+def save_checkpoint(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Writes `tensors` and `config` as one pair, replacing the previous one whole.
+
+    Args:
+        path: the pair's common name, `NAME` or either of its files; missing folders are made.
+        tensors: by name, of any shape, type and device; copied to the CPU.
+        config: plain JSON (text as keys, tuples come back as lists), with `"kind"` one of "model", "memory", "training".
+
+    Raises:
+        CheckpointError: the kind is unknown, the config takes a reserved key or is no JSON, or the files cannot be written.
+    """
+    tensor_path, json_path = _pair(path)
+    if config.get("kind") not in KINDS:
+        raise CheckpointError(f'A checkpoint\'s config names its kind, one of {KINDS}; got {config.get("kind")!r}: add "kind".')
+    if taken := [key for key in RESERVED if key in config]:
+        raise CheckpointError(f"The keys {RESERVED} belong to the format; the config of {json_path} has {taken}: rename them.")
+    data = safetensors.torch.save(
+        {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    )
+    header = {"format": FORMAT, "version": VERSION, "sha256": hashlib.sha256(data).hexdigest()}
+    try:
+        text = json.dumps(header | dict(config), indent=2, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"A checkpoint's config is plain JSON; that of {json_path} is not ({error}): save numbers, texts and lists."
+        ) from error
+    try:
+        json_path.parent.mkdir(parents=True, exist_ok=True)
+        _finish_interrupted_save(tensor_path, json_path)
+        _write(_new(tensor_path), data)
+        _write(_new(json_path), text.encode())
+        _new(json_path).replace(json_path)
+        _new(tensor_path).replace(tensor_path)
+    except OSError as error:
+        raise CheckpointError(
+            f"A checkpoint's folder must be writable; {json_path.parent} is not ({error}): choose another folder."
+        ) from error
+
+
+def load_checkpoint(path: str | os.PathLike[str], kind: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors (on the CPU) and the config of a pair.
+
+    Args:
+        path: the pair's common name, `NAME` or either of its files.
+        kind: what the caller can use, "model", "memory" or "training"; None takes any.
+
+    Raises:
+        CheckpointError: a file is missing, truncated, foreign, of a newer version, of another kind, or not of the same save as the other.
+    """
+    tensor_path, json_path = _pair(path)
+    config = _read_config(json_path)
+    if kind not in (None, config["kind"]):
+        raise CheckpointError(f"A checkpoint of kind {kind!r} is needed; {json_path} is of kind {config['kind']!r}: name another file.")
+    data = _matching_tensors(tensor_path, config["sha256"])
+    if data is None:
+        found = "is cut short, changed, or of another save" if tensor_path.exists() else "does not exist"
+        raise CheckpointError(f"{json_path} describes one file of tensors exactly; {tensor_path} {found}: copy or save the pair again.")
+    try:
+        tensors = safetensors.torch.load(data)
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"A checkpoint's tensors are in safetensors format; {tensor_path} is not ({error}): save it again."
+        ) from error
+    return tensors, {key: value for key, value in config.items() if key not in RESERVED}
+
+
+def check_keys(found: Iterable[str], expected: Iterable[str], where: str) -> None:
+    """Checks that a checkpoint holds the expected names, all of them and no others.
+
+    Raises:
+        CheckpointError: lists what is missing and what is unexpected in `where`.
+    """
+    missing, unexpected = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    if missing or unexpected:
+        raise CheckpointError(
+            f"Every name in a checkpoint is needed and none is ignored; {where} misses {missing} and has unexpected {unexpected}: "
+            f"load it with the version of gtmsm-env that saved it, or save it again."
+        )
+
+
+def _pair(path: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """The two files of the checkpoint called `path`."""
+    stem = str(path).removesuffix(".safetensors").removesuffix(".json")
+    return Path(stem + ".safetensors"), Path(stem + ".json")
+
+
+def _new(path: Path) -> Path:
+    """The name under which a file is written before it takes its place."""
+    return path.with_name(path.name + ".new")
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())  # on disk before it is renamed, so that a power cut cannot leave an empty file
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """The checked content of a checkpoint's JSON."""
+    try:
+        config = json.loads(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(
+            f"A checkpoint is a pair NAME.safetensors and NAME.json; {path} cannot be read ({error}): check the name."
+        ) from error
+    except ValueError as error:  # no JSON, or no text
+        raise CheckpointError(f"A checkpoint's JSON must be whole; {path} is not ({error}): copy or save the pair again.") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT or not isinstance(config.get("version"), int):
+        raise CheckpointError(f'A checkpoint says "format": "{FORMAT}" and its version; {path} does not: name a file that gtmsm-env saved.')
+    if config["version"] > VERSION:
+        raise CheckpointError(
+            f"This gtmsm-env reads checkpoints up to version {VERSION}; {path} is of version {config['version']}: "
+            f"pip install --upgrade gtmsm-env."
+        )
+    if config.get("kind") not in KINDS or not isinstance(config.get("sha256"), str):
+        raise CheckpointError(f"A checkpoint's JSON has a kind, one of {KINDS}, and a sha256; {path} has not: save it again.")
+    return config
+
+
+def _matching_tensors(path: Path, sha256: str) -> bytes | None:
+    """The bytes that belong to a JSON; an interrupted save may have left them under their temporary name."""
+    for candidate in (path, _new(path)):
+        if candidate.exists() and hashlib.sha256(data := candidate.read_bytes()).hexdigest() == sha256:
+            return data
+    return None
+
+
+def _finish_interrupted_save(tensor_path: Path, json_path: Path) -> None:
+    """Moves tensors whose JSON is already in place to their own name, before the temporary one is written again."""
+    try:
+        sha256 = _read_config(json_path)["sha256"]
+    except CheckpointError:
+        return  # nothing good stands there that a new save could lose
+    if _new(tensor_path).exists() and hashlib.sha256(_new(tensor_path).read_bytes()).hexdigest() == sha256:
+        _new(tensor_path).replace(tensor_path)
