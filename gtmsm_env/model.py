@@ -1,0 +1,251 @@
+"""GTM-SM: a state-space model says where, a VAE says what, a spatial memory binds the two. Equations as numbered in the paper."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gtmsm_env.checkpoint import check_keys, load_checkpoint, save_checkpoint
+from gtmsm_env.memory import SpatialMemory
+from gtmsm_env.networks import Decoder, Encoder, frames_to_x, x_to_frames
+from gtmsm_env.priors import ViewsPrior, decode_places, mixture_prior
+from gtmsm_env.transitions import LinearWithWalls
+from gtmsm_env.types import Belief, GaussianMixture, Neighbours, Walk, gaussian_log_prob
+
+PRETRAINED = Path(__file__).parent / "pretrained"
+
+
+def shipped() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(file.stem for file in PRETRAINED.glob("*.safetensors"))
+
+
+class Elbo(NamedTuple):
+    """The two terms of section 3.4, summed over frame or encoding, averaged over steps and walks; nats."""
+
+    log_likelihood: Tensor  # () E_q(z|x) log p(x_t | z_t)
+    kl: Tensor  # () E_q(s) KL(q(z_t | x_t) || p(z_t | s_t, M)), by the same single sample
+
+
+class GTMSM(nn.Module):
+    """A generative temporal model with spatial memory.
+
+    Args:
+        frame_shape: (H, W, C) of the world's frames
+        num_actions: A
+        state_size: n, 2 for a place in the plane
+        z_size: d; the paper's 16 or ours of 64
+        hidden: width of the networks
+        K: neighbours the mixture prior reads
+        delta: softens its weights (section 4.1)
+        sigma_s: deviation of one transition, in the state's unit
+        sigma_x: deviation of the Gaussian likelihood, for x in [0, 1]
+        prior: "views", what remembered views show once moved, or "mixture", the paper's
+        world: what the model was trained on: {"id": ..., "kwargs": ...}; a dream of another world is refused
+    """
+
+    def __init__(
+        self,
+        frame_shape: tuple[int, int, int],
+        num_actions: int,
+        *,
+        state_size: int = 2,
+        z_size: int = 64,
+        hidden: int = 512,
+        K: int = 5,
+        delta: float = 1e-4,
+        sigma_s: float = 1e-3,
+        sigma_x: float = 0.01,
+        prior: str = "views",
+        world: dict | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        height, width, channels = frame_shape
+        self.frame_shape, self.num_actions, self.world = tuple(frame_shape), num_actions, world
+        self.K, self.delta, self.sigma_x = K, delta, sigma_x
+        x_shape = (channels, height, width)
+        self.encoder = Encoder(math.prod(x_shape), z_size, hidden)
+        self.decoder = Decoder(x_shape, z_size, hidden)
+        self.transition = LinearWithWalls(num_actions, state_size, sigma_s)
+        self.views = ViewsPrior(x_shape, z_size, state_size) if prior == "views" else None
+
+    # ---------------------------------------------------------------- the verbs
+
+    def encode(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """q(z | x): uint8 frames (*B, H, W, C) -> mean, variance (*B, d)."""
+        if frames.dtype != torch.uint8 or tuple(frames.shape[-3:]) != self.frame_shape:
+            nan = " with NaN" if frames.is_floating_point() and bool(frames.isnan().any()) else ""
+            raise ValueError(
+                f"A frame is uint8 of shape {self.frame_shape}, 0 to 255; given {frames.dtype}{nan} of shape {tuple(frames.shape)}. "
+                "Pass the world's frames as they come."
+            )
+        mean, variance = self.encoder(frames_to_x(frames))
+        return mean, variance
+
+    @torch.no_grad()
+    def initial(self, frame: Tensor) -> Belief:
+        """The belief on seeing x_1, uint8 (*B, H, W, C): s_1 = 0 and a memory of one entry."""
+        z_mean, z_variance = self.encode(frame)
+        s = z_mean.new_zeros(*z_mean.shape[:-1], self.transition.W_a.shape[0])
+        variance = torch.full_like(s, self.transition.sigma_s**2)
+        zero = s.new_zeros(s.shape[:-1])
+        values = {"z_mean": z_mean, "z_variance": z_variance, "reward": zero, "termination": zero.bool()}
+        values = {name: value.unsqueeze(s.dim() - 1) for name, value in values.items()}
+        return Belief(s, variance, torch.zeros_like(s), SpatialMemory(s.unsqueeze(-2), variance.unsqueeze(-2), values))
+
+    @torch.no_grad()
+    def observe(
+        self,
+        belief: Belief,
+        action: Tensor,
+        frame: Tensor,
+        reward: Tensor | None = None,
+        termination: Tensor | None = None,
+        where: Tensor | None = None,
+    ) -> Belief:
+        """A real step: the belief moves by a_t (*B,), and x_t (*B, H, W, C) is written to memory (eq. 3).
+
+        reward, termination: (*B,) received on arriving at x_t, 0 by default as a world without a task gives.
+        where: (*B,) bool, rows whose memory is written, all by default.
+        """
+        belief = self.predict(belief, action)
+        z_mean, z_variance = self.encode(frame)
+        reward = z_mean.new_zeros(action.shape) if reward is None else reward
+        termination = torch.zeros(action.shape, dtype=torch.bool, device=action.device) if termination is None else termination
+        memory = belief.memory.write(
+            belief.mean, belief.variance, where, z_mean=z_mean, z_variance=z_variance, reward=reward, termination=termination
+        )
+        return replace(belief, memory=memory)
+
+    @torch.no_grad()
+    def remember(self, walk: Walk) -> Belief:
+        """The past encoder (eq. 3) over a whole walk: what `initial` and `observe` give step by step, in one pass."""
+        z_mean, z_variance = self.encode(walk.frames)
+        mean, variance, u = self.filter(walk.actions)
+        zero = mean.new_zeros(mean.shape[:-1])
+        values = {
+            "z_mean": z_mean,
+            "z_variance": z_variance,
+            "reward": zero if walk.rewards is None else walk.rewards,
+            "termination": zero.bool() if walk.terminations is None else walk.terminations,
+        }
+        return Belief(mean[..., -1, :], variance[..., -1, :], u[..., -1, :], SpatialMemory(mean, variance, values))
+
+    def predict(self, belief: Belief, action: Tensor) -> Belief:
+        """One step of p(s_t | s_{t-1}, a_t): action (*B,) int64. The memory is not asked."""
+        mean, u = self.transition(belief.mean, belief.displacement, action)
+        return replace(belief, mean=mean, variance=belief.variance + self.transition.sigma_s**2, displacement=u)
+
+    def imagine(self, belief: Belief, actions: Tensor) -> Belief:
+        """States from actions alone: actions (*B, *C, T), C plans for each belief -> a belief of shape (*B, *C, T), one a step."""
+        plans = actions.dim() - belief.mean.dim()  # how many axes C has
+        lead = (*belief.mean.shape[:-1], *(1,) * plans)
+        shape = (*actions.shape[:-1], belief.mean.shape[-1])
+        s, u = (x.reshape(*lead, -1).expand(shape) for x in (belief.mean, belief.displacement))
+        mean, u = self.transition.rollout(s, u, actions)
+        steps = torch.arange(1, actions.shape[-1] + 1, device=mean.device)[:, None]
+        variance = belief.variance.reshape(*lead, 1, -1) + steps * self.transition.sigma_s**2
+        return replace(belief, mean=mean, variance=variance.expand_as(mean), displacement=u)
+
+    def recall(self, memory: SpatialMemory) -> SpatialMemory:
+        """The memory as the prior reads it: as it is for the mixture, its distinct places with their views for the views prior.
+
+        `prior` and `decode` do this themselves; whoever decodes many times from one memory does it once.
+        """
+        if self.views is None or "view" in memory.values:
+            return memory
+        return decode_places(memory, self.decoder, self.step_length / 2, self.views.K)
+
+    def prior(self, s: Tensor, memory: SpatialMemory) -> GaussianMixture:
+        """p(z | s, M): s (*B, *Q, n) in a memory of batch shape (*B,) -> a mixture of shape (*B, *Q)."""
+        memory = self.recall(memory)
+        if self.views is None:
+            return mixture_prior(memory.read(s, self.K), self.delta)
+        mixture: GaussianMixture = self.views(memory.read(s, self.views.K), s, self.encoder, self.delta)
+        return mixture
+
+    def decode(self, s: Tensor, memory: SpatialMemory) -> Tensor:
+        """What is expected to be seen at s (*B, *Q, n): the heaviest component's mean, decoded. uint8 (*B, *Q, H, W, C)."""
+        return x_to_frames(self.decoder(self.prior(s, memory).heaviest()))
+
+    @torch.no_grad()
+    def locate(self, frame: Tensor, memory: SpatialMemory, k: int = 1) -> Neighbours:
+        """Where a frame was seen: the k entries whose encodings are nearest. frame (*B, *Q, H, W, C) -> Neighbours (*B, *Q, k)."""
+        return memory.read_reverse(self.encode(frame)[0], k)
+
+    def novelty(self, s: Tensor, memory: SpatialMemory) -> Tensor:
+        """How far s (*B, *Q, n) is from anything remembered, in steps: (*B, *Q)."""
+        return memory.read(s, 1).distance.squeeze(-1) / self.step_length
+
+    @property
+    def step_length(self) -> float:
+        """The length of one step in the state's unit."""
+        return self.transition.step_length
+
+    # ---------------------------------------------------------------- learning
+
+    def filter(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q(s_1)..q(s_T) from actions (*B, T-1): means, variances and displacements, (*B, T, n) each (eq. 3)."""
+        s = self.transition.W_a.new_zeros(*actions.shape[:-1], self.transition.W_a.shape[0])
+        mean, u = self.transition.rollout(s, s, actions)
+        mean, u = (torch.cat([s[..., None, :], x], dim=-2) for x in (mean, u))
+        steps = torch.arange(1, mean.shape[-2] + 1, device=mean.device)[:, None]
+        return mean, (steps * self.transition.sigma_s**2).expand_as(mean), u
+
+    def forward(
+        self,
+        frames: Tensor,
+        index: Tensor,
+        actions: Tensor,
+        tau: int,
+        prior: Callable[[Tensor, SpatialMemory], GaussianMixture] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Elbo:
+        """The ELBO (section 3.4) of steps tau+1..T, given that steps 1..tau are remembered.
+
+        Args:
+            frames: (B, F, H, W, C) uint8, the distinct frames of each walk: each is encoded once
+            index: (B, T) int64, x_t = frames[index_t]
+            actions: (B, T-1) int64
+            prior: p(z | s, M), this model's own by default
+        """
+        q_mean, q_variance = (torch.take_along_dim(q, index[..., None], dim=1) for q in self.encode(frames))  # (B, T, d)
+        s_mean, s_variance, _ = self.filter(actions)
+        memory = SpatialMemory(s_mean[:, :tau], s_variance[:, :tau], {"z_mean": q_mean[:, :tau], "z_variance": q_variance[:, :tau]})
+        mean, variance = q_mean[:, tau:], q_variance[:, tau:]
+        s = s_mean[:, tau:] + s_variance[:, tau:].sqrt() * torch.empty_like(s_mean[:, tau:]).normal_(generator=generator)
+        z = mean + variance.sqrt() * torch.empty_like(mean).normal_(generator=generator)
+        x = frames_to_x(torch.take_along_dim(frames, index[:, tau:, None, None, None], dim=1))
+        log_likelihood = gaussian_log_prob(x.flatten(2), self.decoder(z).flatten(2), torch.tensor(self.sigma_x**2, device=x.device))
+        kl = gaussian_log_prob(z, mean, variance) - (prior or self.prior)(s, memory).log_prob(z)
+        return Elbo(log_likelihood.mean(), kl.mean())
+
+    # ---------------------------------------------------------------- disk
+
+    def fingerprint(self) -> str:
+        """Names these weights: a memory is only readable by the model that wrote it."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def save(self, path: str | Path, **card: object) -> None:
+        """Weights as safetensors, everything else as JSON; `card` is what a reader should know of how it was trained."""
+        save_checkpoint(path, self.state_dict(), {"kind": "model", "model": self.config, "card": card})
+
+    @classmethod
+    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> GTMSM:
+        """A saved model, or by its name one that ships. Raises CheckpointError."""
+        tensors, config = load_checkpoint(PRETRAINED / path if str(path) in shipped() else path, kind="model")
+        model = cls(**config["model"])
+        check_keys(tensors, model.state_dict(), str(path))
+        model.load_state_dict(tensors)
+        return model.to(device).eval().requires_grad_(False)

@@ -1,0 +1,124 @@
+"""The values that pass between the parts: frozen, batched, each field with its shape and unit.
+
+`*B` is any leading batch shape. States are in the model's own unit, which `Transition.step_length` converts to steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from gtmsm_env.memory import SpatialMemory
+
+
+@dataclass(frozen=True)
+class Walk:
+    """What agents saw and did in a world: frames x_1..x_T and actions a_2..a_T, where a_t led from x_{t-1} to x_t."""
+
+    frames: Tensor  # (*B, T, H, W, C) uint8
+    actions: Tensor  # (*B, T-1) int64; actions[..., t] led from frames[..., t, :] to frames[..., t+1, :]
+    rewards: Tensor | None = None  # (*B, T) float32, received on arriving at x_t; the first is 0
+    terminations: Tensor | None = None  # (*B, T) bool, the episode ended at x_t
+    positions: Tensor | None = None  # (*B, T, 2) int64, true places: for evaluation only, no model reads them
+
+    def __post_init__(self) -> None:
+        if self.frames.shape[:-3] != (*self.actions.shape[:-1], self.actions.shape[-1] + 1):
+            raise ValueError(
+                f"A walk has one action fewer than frames (a_1 does not exist): frames have leading shape "
+                f"{tuple(self.frames.shape[:-3])}, actions {tuple(self.actions.shape)}. Record x_1 before the first action."
+            )
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The K entries of a memory nearest to each query, nearest first, equal ones in the order they were written."""
+
+    distance: Tensor  # (*B, K) rho_k, Euclidean, in the unit of the query
+    index: Tensor  # (*B, K) int64, which entry
+    s_mean: Tensor  # (*B, K, n)
+    s_variance: Tensor  # (*B, K, n)
+    values: dict[str, Tensor]  # name -> (*B, K, ...), what was written beside the state
+
+    @property
+    def z_mean(self) -> Tensor:
+        return self.values["z_mean"]
+
+    @property
+    def z_variance(self) -> Tensor:
+        return self.values["z_variance"]
+
+
+@dataclass(frozen=True)
+class Belief:
+    """What the model holds of where it is, and its memory of the world it is in.
+
+    The memory's batch shape is a prefix of the state's: several hypotheses or plans in one world are one more axis.
+    """
+
+    mean: Tensor  # (*B, n) mean of q(s_t)
+    variance: Tensor  # (*B, n) variance of q(s_t)
+    displacement: Tensor  # (*B, n) u_t, the last displacement in the agent's frame; 0 at the start
+    memory: SpatialMemory
+
+    def __getitem__(self, rows: Tensor | slice) -> Belief:
+        """Some rows of the first batch axis (a mask, indices or a slice)."""
+        return Belief(self.mean[rows], self.variance[rows], self.displacement[rows], self.memory[rows])
+
+    def detach(self) -> Belief:
+        return replace(self, mean=self.mean.detach(), variance=self.variance.detach(), displacement=self.displacement.detach())
+
+    def put(self, rows: Tensor, other: Belief) -> Belief:
+        """This belief with some rows of the first batch axis taken, in order, from `other`.
+
+        rows: (B,) bool or (R,) int64; other: a belief of R rows.
+        """
+
+        def merge(mine: Tensor, theirs: Tensor) -> Tensor:
+            mine = mine.clone()
+            mine[rows] = theirs
+            return mine
+
+        return Belief(
+            merge(self.mean, other.mean),
+            merge(self.variance, other.variance),
+            merge(self.displacement, other.displacement),
+            self.memory.put(rows, other.memory),
+        )
+
+
+@dataclass(frozen=True)
+class GaussianMixture:
+    """A mixture of K Gaussians with diagonal covariance, batched."""
+
+    log_weight: Tensor  # (*B, K), normalised
+    mean: Tensor  # (*B, K, d)
+    variance: Tensor  # (*B, K, d)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log sum_k w_k N(z; m_k, v_k). z (*B, d) -> (*B,)"""
+        return torch.logsumexp(self.log_weight + gaussian_log_prob(z[..., None, :], self.mean, self.variance), dim=-1)
+
+    def heaviest(self) -> Tensor:
+        """The mean of the heaviest component, (*B, d): the deterministic read-out."""
+        k = self.log_weight.argmax(dim=-1)[..., None, None]
+        return torch.take_along_dim(self.mean, k, dim=-2).squeeze(-2)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """One draw, (*B, d): the paper's sampled read-out."""
+        gumbel = -torch.empty_like(self.log_weight).exponential_(generator=generator).log()
+        k = (self.log_weight + gumbel).argmax(dim=-1)[..., None, None]
+        mean, variance = torch.take_along_dim(self.mean, k, dim=-2), torch.take_along_dim(self.variance, k, dim=-2)
+        noise = torch.empty_like(mean).normal_(generator=generator)
+        return (mean + variance.sqrt() * noise).squeeze(-2)
+
+
+LOG_2PI = 1.8378770664093453
+
+
+def gaussian_log_prob(x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    """log N(x; mean, diag variance), summed over the last axis."""
+    return -0.5 * ((x - mean).square() / variance + variance.log() + LOG_2PI).sum(dim=-1)
