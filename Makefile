@@ -44,7 +44,7 @@ clean:
 	rm -rf build dist $(VENV) *.egg-info .mypy_cache .pytest_cache .ruff_cache
 
 # demo.stamp and dev.stamp: the environment with that extra, made again only when the requirements change.
-$(VENV)/%.stamp: pyproject.toml constraints.txt
+$(VENV)/%.stamp: pyproject.toml constraints.txt gtmsm_env/__init__.py
 	@test -n "$(PYTHON)" || { echo "gtmsm-env needs Python 3.10 or later, and neither python3.11 nor python3 is one: make $* PYTHON=/path/to/python" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 10) and f"gtmsm-env needs Python 3.10 or later; {sys.prefix} is {sys.version.split()[0]}: remove it and name another with PYTHON=")'

@@ -1,0 +1,105 @@
+"""The command line: `python -m gtmsm_env train image-navigation` and `python -m gtmsm_env evaluate image-navigation`.
+
+Only arguments are read here; torch is imported when a command runs, so that `--help` answers at once.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+
+from gtmsm_env import __version__
+
+WORLDS = ("image-navigation",)
+DEFAULT = "(default: %(default)s)"
+# What the commands import beyond the core dependencies, and the extra that installs it.
+EXTRAS = {
+    "PIL": "images",
+    "imageio": "video",
+    "imageio_ffmpeg": "video",
+    "matplotlib": "plot",
+    "moviepy": "video",
+    "stable_baselines3": "sb3",
+    "tensorboard": "train",
+    "tqdm": "train",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every command with its arguments; each command runs `run(args)` of the module it is named after."""
+    program = argparse.ArgumentParser(prog="python -m gtmsm_env", description="Dreams of places an agent has walked through.")
+    program.add_argument("--version", action="version", version=f"gtmsm-env {__version__}")
+    commands = program.add_subparsers(dest="command", required=True, metavar="{train,evaluate}")
+
+    train = _command(commands, "train", "train a model of a world from frames and actions alone", "--output runs/mine --seed 1")
+    train.add_argument(
+        "--output", type=Path, default=Path("runs/image-navigation"), metavar="FOLDER", help=f"all that is written {DEFAULT}"
+    )
+    train.add_argument("--resume", action="store_true", help="continue from the newest checkpoint in --output")
+    train.add_argument("--size", choices=("default", "paper"), default="default", help=f"encodings of our size or the paper's {DEFAULT}")
+    _common(train)
+
+    evaluate = _command(commands, "evaluate", "measure a model on worlds it never saw, and draw what it imagines", "--output figures")
+    evaluate.add_argument("--model", default="image-navigation", metavar="NAME", help=f"a shipped model or a path {DEFAULT}")
+    evaluate.add_argument("--split", choices=("train", "validation", "test", "all"), default="test", help=f"which images {DEFAULT}")
+    evaluate.add_argument("--episodes", type=_integer(1), default=100, metavar="INT", help=f"how many worlds to dream of {DEFAULT}")
+    evaluate.add_argument("--output", type=Path, metavar="FOLDER", help="draw figures and a video into it")
+    _common(evaluate)
+    return program
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command line and returns its exit status."""
+    args = parser().parse_args(arguments)
+    try:
+        status: int = import_module(f"gtmsm_env.{args.command}").run(args)
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module not in EXTRAS:
+            raise
+        extra = EXTRAS[module]
+        print(f"{args.command} needs {module}, which the extra {extra!r} installs: pip install 'gtmsm-env[{extra}]'", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return status
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, summary: str, example: str
+) -> argparse.ArgumentParser:
+    """A command that takes the name of a world first."""
+    command = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=f"example:\n  python -m gtmsm_env {name} {WORLDS[0]} {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("world", choices=WORLDS, metavar="WORLD", help=f"one of: {', '.join(WORLDS)}")
+    return command
+
+
+def _common(command: argparse.ArgumentParser) -> None:
+    """The arguments that every command has."""
+    command.add_argument("--images", default="procedural", metavar="SOURCE", help=f"or a folder or a zip: CelebA or any images {DEFAULT}")
+    command.add_argument("--seed", type=_integer(0), default=0, metavar="INT", help=f"of every random draw {DEFAULT}")
+    command.add_argument("--device", default="cpu", metavar="NAME", help=f"where torch computes, e.g. cuda {DEFAULT}")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the printed figures here too, with seeds and versions")
+
+
+def _integer(least: int) -> Callable[[str], int]:
+    """A reader of integers from `least` upwards."""
+
+    def integer(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} is below {least}")
+        return int(text)
+
+    return integer
+
+
+if __name__ == "__main__":
+    sys.exit(main())
