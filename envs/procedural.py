@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 Planes = NDArray[np.float32]
+Pairs = NDArray[np.int64]
 
 SPLITS = {"train": 0, "validation": 1, "test": 2}
-LENGTHS = {"train": 1_000_000, "validation": 100_000, "test": 100_000}
-HILLS, LEAVES, COLOURS, CHUNK = 3, 26, 6, 32
+LENGTHS = {"train": 100_000, "validation": 10_000, "test": 10_000}
+HILLS, LEAVES, COLOURS, CHUNK = 3, 26, 6, 2
 WAVES = 16  # highest spatial frequency of the textures, in waves a picture
 EDGE = 1.9  # width of an edge in pixels
 
@@ -26,27 +27,30 @@ def paint(split: str, indices: Sequence[int] | NDArray[np.int64], image_size: in
     """Pictures `indices` of `split` as (N, image_size, image_size, 3) uint8. Each is a function of split, index and size alone."""
     numbers = np.asarray(indices, dtype=np.int64)
     pictures = np.empty((len(numbers), image_size, image_size, 3), np.uint8)
-    for first in range(0, len(numbers), CHUNK):  # a chunk's planes stay in the processor's cache
+    for first in range(0, len(numbers), CHUNK):  # the planes of a few pictures fit the processor's cache
         pictures[first : first + CHUNK] = _Painter(SPLITS[split], numbers[first : first + CHUNK], image_size).picture()
     return pictures
 
 
 class _Painter:
-    """Paints N pictures at once. Coordinates run from 0 to 1 over a picture; a plane is (N, S, S), a canvas (3, N, S, S)."""
+    """Paints N pictures at once. Coordinates run from 0 to 1 over a picture; a plane is (N, S, S), a canvas (3, N, S, S).
+
+    The outlines of all hills and leaves are computed together, M (row, part) pairs a kind, and then laid one over the other.
+    """
 
     def __init__(self, split: int, numbers: NDArray[np.int64], size: int) -> None:
         generators = [np.random.default_rng([split, int(number)]) for number in numbers]
-        self.n, self.size, self.edge = len(numbers), size, EDGE / size
+        self.n, self.size = len(numbers), size
         self.whole = np.stack([generator.random(32, np.float32) for generator in generators])  # (N, 32)
         self.parts = np.stack([generator.random((HILLS + LEAVES, 32), np.float32) for generator in generators])  # (N, L, 32)
         waves = np.stack([generator.standard_normal((2, 2, 2 * WAVES + 1, WAVES + 1), np.float32) for generator in generators])
         self.leaves = (4 + (LEAVES - 3) * self.whole[:, 25] ** 1.1).astype(np.int64)  # from a landscape to a heap
-        self.palette = self._palette(waves.shape[0])
+        self.palette = self._palette()
         self.textures = self._textures(waves)  # (N, 2, S, S)
         axis = (np.arange(size, dtype=np.float32) + 0.5) / np.float32(size)
         self.y, self.x = axis[None, :, None], axis[None, None, :]
 
-    def _palette(self, n: int) -> Planes:
+    def _palette(self) -> Planes:
         """(N, COLOURS, 3) colours of one harmony: hues around a base and its complement, values spread from dark to bright."""
         u = self.whole[:, :16].astype(np.float64)
         k = np.arange(COLOURS)
@@ -75,86 +79,93 @@ class _Painter:
     def picture(self) -> NDArray[np.uint8]:
         """The finished pictures, (N, S, S, 3) uint8."""
         canvas = self._sky()
-        for part in range(HILLS + LEAVES):
-            everything = np.arange(self.n)
-            kind = np.where(part - HILLS < self.leaves, self.parts[:, part, 0], 9)
-            if part < HILLS:
-                groups = [(self._hill, everything[kind < 0.5])]
-            else:
-                groups = [
-                    (self._ellipse, everything[kind < 0.45]),
-                    (self._polygon, everything[(kind >= 0.45) & (kind < 0.8)]),
-                    (self._bar, everything[(kind >= 0.8) & (kind < 1)]),
-                ]
-            for outline, rows in groups:
-                if len(rows):
-                    distance, across = outline(rows, part)
-                    self._lay(canvas, rows, part, distance, across)
+        distance, across = self._outlines()
+        cover = np.clip(0.5 - distance * np.float32(self.size / EDGE), 0, 1)
+        light = self._light(distance)
+        mix, first, second = self._fill(across)
+        for part in range(HILLS + int(self.leaves.max())):  # from back to front
+            behind = canvas * light[part]
+            canvas = behind + cover[part] * (first[:, part] + (second - first)[:, part] * mix[part] - behind)
         exposure = 1.05 + 0.75 * self.whole[:, 20, None, None]
         canvas = 0.5 + 0.5 * np.tanh(exposure * (2 * canvas - 1)) / np.tanh(exposure)
         return np.ascontiguousarray((np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8).transpose(1, 2, 3, 0))
 
+    def _outlines(self) -> tuple[Planes, Planes]:
+        """Distance to each part's outline (negative inside, far for a part that is not there) and a coordinate across it: (L, N, S, S)."""
+        distance = np.ones((HILLS + LEAVES, self.n, self.size, self.size), np.float32)
+        across = np.zeros_like(distance)
+        number = np.arange(HILLS + LEAVES)[:, None]
+        kind = self.parts[:, :, 0].T  # (L, N)
+        leaf = (number >= HILLS) & (number < HILLS + self.leaves)
+        for outline, chosen in (
+            (self._hill, (number < HILLS) & (kind < 0.5)),
+            (self._ellipse, leaf & (kind < 0.45)),
+            (self._polygon, leaf & (kind >= 0.45) & (kind < 0.8)),
+            (self._bar, leaf & (kind >= 0.8)),
+        ):
+            part, row = np.nonzero(chosen)
+            distance[part, row], across[part, row] = outline(row, part)
+        return distance, across
+
     def _sky(self) -> Planes:
         u = self.whole
-        low, high = self._colour(np.arange(self.n), u[:, 21]), self._colour(np.arange(self.n), u[:, 22])  # (3, N, 1, 1)
+        low, high = self._colour(u[:, 21]), self._colour(u[:, 22])  # (3, N, 1, 1)
         angle = (6.2832 * u[:, 23])[:, None, None]
         mix = 0.5 + np.cos(angle) * (self.x - 0.5) + np.sin(angle) * (self.y - 0.5) + (0.3 * u[:, 24])[:, None, None] * self.textures[:, 0]
         return low + (high - low) * np.clip(mix, 0, 1)
 
-    def _colour(self, rows: NDArray[np.int64], u: Planes) -> Planes:
-        """The palette's colour number u (0 to 1) of each row, (3, rows, 1, 1)."""
-        return self.palette[rows, (u * COLOURS).astype(np.int64) % COLOURS].T[:, :, None, None]
+    def _colour(self, u: Planes) -> Planes:
+        """The colours number u (..., N), from 0 to 1, of the rows' palettes: (3, ..., N, 1, 1)."""
+        chosen = self.palette[np.arange(self.n), (u * COLOURS).astype(np.int64) % COLOURS]
+        return np.moveaxis(chosen, -1, 0)[..., None, None]
 
-    def _hill(self, rows: NDArray[np.int64], part: int) -> tuple[Planes, Planes]:
-        u = self.parts[rows, part][:, :, None, None]
-        height = 0.25 + 0.2 * part + 0.3 * u[:, 1]
-        ridge = (0.02 + 0.05 * u[:, 2]) * self.textures[rows, part % 2, self.size * part // HILLS][:, None, :]
+    def _hill(self, row: Pairs, part: Pairs) -> tuple[Planes, Planes]:
+        u = self.parts[row, part][:, :, None, None]
+        height = (0.25 + 0.2 * part[:, None, None]).astype(np.float32) + 0.3 * u[:, 1]
+        ridge = (0.02 + 0.05 * u[:, 2]) * self.textures[row, part % 2, self.size * part // HILLS][:, None, :]
         distance = height + ridge + (u[:, 3] - 0.5) * 0.5 * (self.x - 0.5) - self.y
         return distance, np.clip(-1.5 * distance, -1, 1)
 
-    def _frame(self, rows: NDArray[np.int64], part: int) -> tuple[Planes, Planes, Planes]:
+    def _frame(self, row: Pairs, part: Pairs) -> tuple[Planes, Planes, Planes]:
         """Coordinates along and across a leaf in units of its half-axes, and its shorter half-axis."""
-        u = self.parts[rows, part][:, :, None, None]
-        rank = np.float32((part - HILLS) / (LEAVES - 1))
-        half = 0.36 * (1 - rank) * (0.5 + 0.5 * u[:, 1]) + 0.055 + 0.05 * u[:, 1]
+        u = self.parts[row, part][:, :, None, None]
+        nearer = ((part - HILLS) / (LEAVES - 1)).astype(np.float32)[:, None, None]  # leaves in front are smaller
+        half = 0.36 * (1 - nearer) * (0.5 + 0.5 * u[:, 1]) + 0.055 + 0.05 * u[:, 1]
         slim = 0.35 + 0.65 * u[:, 2]
         angle = 6.2832 * u[:, 3]
         cos, sin = np.cos(angle), np.sin(angle)
         dx, dy = self.x - (1.2 * u[:, 4] - 0.1), self.y - (1.2 * u[:, 5] - 0.1)
         return (cos * dx + sin * dy) / half, (cos * dy - sin * dx) / (half * slim), half * slim
 
-    def _ellipse(self, rows: NDArray[np.int64], part: int) -> tuple[Planes, Planes]:
-        along, across, half = self._frame(rows, part)
-        radius = np.sqrt(along * along + across * across)
-        return (radius - 1) * half, along
+    def _ellipse(self, row: Pairs, part: Pairs) -> tuple[Planes, Planes]:
+        along, across, half = self._frame(row, part)
+        return (np.sqrt(along * along + across * across) - 1) * half, along
 
-    def _polygon(self, rows: NDArray[np.int64], part: int) -> tuple[Planes, Planes]:
-        along, across, half = self._frame(rows, part)
-        u = self.parts[rows, part]
+    def _polygon(self, row: Pairs, part: Pairs) -> tuple[Planes, Planes]:
+        along, across, half = self._frame(row, part)
+        u = self.parts[row, part]
         corners = 3 + (u[:, 6] * 3).astype(np.int64)
         distance = np.full(along.shape, -1, np.float32)
         for side in range(5):
-            angle = 6.2832 * ((side % corners + 0.3 * u[:, 7 + side]) / corners)
-            towards = np.cos(angle)[:, None, None] * along + np.sin(angle)[:, None, None] * across
-            np.maximum(distance, towards - 0.75, out=distance)
+            angle = (6.2832 * ((side % corners + 0.3 * u[:, 7 + side]) / corners)).astype(np.float32)[:, None, None]
+            np.maximum(distance, np.cos(angle) * along + np.sin(angle) * across - 0.75, out=distance)
         return distance * half, along
 
-    def _bar(self, rows: NDArray[np.int64], part: int) -> tuple[Planes, Planes]:
-        along, across, half = self._frame(rows, part)
+    def _bar(self, row: Pairs, part: Pairs) -> tuple[Planes, Planes]:
+        along, across, half = self._frame(row, part)
         return np.maximum(np.abs(along) * 0.5 - 1, np.abs(across) * 2.5 - 1) * half / 2.5, across
 
-    def _lay(self, canvas: Planes, rows: NDArray[np.int64], part: int, distance: Planes, across: Planes) -> None:
-        """Lay one part over the canvas: its shadow, then its colours where it covers."""
-        u = self.parts[rows, part]
-        first, second = self._colour(rows, u[:, 12]), self._colour(rows, u[:, 12] + 0.17 + 0.5 * u[:, 13])
-        mix = (0.5 + 0.5 * u[:, 14])[:, None, None] * across * 0.5 + (0.1 + 0.25 * u[:, 15])[:, None, None] * self.textures[rows, (u[:, 16] * 2).astype(np.int64)]
-        striped = np.flatnonzero(u[:, 17] < 0.18)
-        if len(striped):
-            waves = (3.1416 * (0.8 + 1.2 * u[striped, 18]))[:, None, None]
-            mix[striped] = 0.8 * np.sin(waves * across[striped])
-        cover = np.clip(0.5 - distance / np.float32(self.edge), 0, 1)
-        shadow = np.clip(1 - np.maximum(distance, 0) / np.float32(0.08), 0, 1)
-        shadow = 1 - (0.1 + 0.25 * u[:, 19])[:, None, None] * shadow * shadow
-        amount = np.clip(0.35 + 0.65 * mix, -0.1, 1.1)
-        behind = canvas[:, rows] * shadow
-        canvas[:, rows] = behind + cover * (first + (second - first) * amount - behind)
+    def _light(self, distance: Planes) -> Planes:
+        """What a part leaves of the light behind it: its shadow fades away from its outline."""
+        shadow = np.clip(1 - distance / np.float32(0.08), 0, 1)
+        depth = (0.1 + 0.25 * self.parts[:, :, 19].T)[:, :, None, None]
+        return 1 - depth * shadow * shadow
+
+    def _fill(self, across: Planes) -> tuple[Planes, Planes, Planes]:
+        """How much of its second colour a part shows where, (L, N, S, S), by shading and texture or by stripes; and its two colours."""
+        u = self.parts.transpose(2, 1, 0)  # (32, L, N)
+        texture = self.textures[np.arange(self.n), (u[16] * 2).astype(np.int64)]
+        mix = (0.25 + 0.25 * u[14])[:, :, None, None] * across + (0.1 + 0.25 * u[15])[:, :, None, None] * texture
+        striped = u[17] < 0.18
+        mix[striped] = 0.8 * np.sin((3.1416 * (0.8 + 1.2 * u[18][striped]))[:, None, None] * across[striped])
+        return np.clip(0.35 + 0.65 * mix, -0.1, 1.1), self._colour(u[12]), self._colour(u[12] + 0.17 + 0.5 * u[13])
