@@ -27,7 +27,9 @@ def photographs(*, grey: bool = True) -> dict[str, Path]:
         import skimage.data
         import sklearn.datasets
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"the photographs come with scikit-image and scikit-learn ({error}); pip install scikit-image scikit-learn") from error
+        raise ModuleNotFoundError(
+            f"the photographs come with scikit-image and scikit-learn ({error}); pip install scikit-image scikit-learn"
+        ) from error
     skimage_folder = Path(str(skimage.data.__file__)).parent
     sklearn_folder = Path(str(sklearn.datasets.__file__)).parent / "images"
     files = [skimage_folder / name for name in COLOUR + (GREY if grey else ())] + [sklearn_folder / name for name in SCIKIT_LEARN]

@@ -258,6 +258,8 @@ class ImageNavigationVectorEnv(VectorEnv[Observation, Integers, Any]):
             raise ValueError(f"a list of seeds needs one entry a row, got {len(seed)} for {self.num_envs} rows")
         if not self.generators:
             self.generators = [seeding.np_random(None)[0] for _ in self._rows]
+        if isinstance(seed, int):
+            self._np_random, self._np_random_seed = seeding.np_random(seed)  # the vector's own, for walks; rows draw from theirs
         if seed is not None:
             for row in rows.tolist():
                 own = seed[row] if isinstance(seed, Sequence) else seed + row

@@ -1,0 +1,66 @@
+"""Environment steps a second of image navigation, beside Gymnasium's SyncVectorEnv of the same scalar world.
+
+    python benchmarks/world_speed.py [--rows 1 64 1024] [--seconds 2] [--json FILE]
+
+Random actions. "free": task=None and no horizon, so nothing ever ends. "walk": the walk phase of the goal task. "task": the goal task
+as made by default, with next-step autoreset, each new world painted or taken from the source's cache. Each figure is the best of three.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import SyncVectorEnv, VectorEnv
+from report import write_json
+
+import gtmsm_env  # noqa: F401  registers the world
+
+WORLD = "GTMSM-ImageNavigation-v0"
+MODES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # arguments of the world, options of its reset
+    "free": ({"task": None, "horizon": None}, {}),
+    "walk": ({}, {"phase": "walk"}),
+    "task": ({}, {}),
+}
+
+
+def steps_a_second(envs: VectorEnv[Any, Any, Any], options: dict[str, Any], seconds: float, seed: int) -> float:
+    """Environment steps a second over about `seconds`, the best of three."""
+    actions = np.random.default_rng(seed).integers(5, size=(97, envs.num_envs))
+    best = 0.0
+    for _ in range(3):
+        envs.reset(seed=seed, options=dict(options))
+        steps, start = 0, time.perf_counter()
+        while (spent := time.perf_counter() - start) < seconds / 3:
+            for action in actions:
+                envs.step(action)
+            steps += len(actions)
+        best = max(best, steps * envs.num_envs / spent)
+    return best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 64, 1024], help="numbers of environments")
+    parser.add_argument("--seconds", type=float, default=2, help="time for each figure")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    arguments = parser.parse_args()
+    print(f"{'rows':>6s} {'mode':8s}{'batched':>14s}{'SyncVectorEnv':>16s}{'ratio':>9s}   env-steps/s")
+    table = []
+    for rows in arguments.rows:
+        for mode, (kwargs, options) in MODES.items():
+            batched = steps_a_second(gym.make_vec(WORLD, num_envs=rows, **kwargs), options, arguments.seconds, arguments.seed)
+            alone = SyncVectorEnv([lambda kwargs=kwargs: gym.make(WORLD, **kwargs).unwrapped] * rows)  # type: ignore[misc]
+            many = steps_a_second(alone, options, arguments.seconds, arguments.seed)
+            table.append({"rows": rows, "mode": mode, "batched": batched, "sync_vector_env": many, "ratio": batched / many})
+            print(f"{rows:6d} {mode:8s}{batched:14,.0f}{many:16,.0f}{batched / many:9.1f}", flush=True)
+    write_json(arguments.json, {"seed": arguments.seed, "env_steps_a_second": table})
+
+
+if __name__ == "__main__":
+    main()
