@@ -9,7 +9,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TRAIN ?= --seed 0 --output runs/image-navigation
 
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check --prefer-binary -c constraints.txt
+INSTALL := $(BIN)/python -m pip install -qq --no-input --disable-pip-version-check --prefer-binary -c constraints.txt
 
 .PHONY: demo test train format lint type ci clean
 
@@ -45,10 +45,11 @@ clean:
 
 # demo.stamp and dev.stamp: the environment with that extra, made again only when the requirements change.
 $(VENV)/%.stamp: pyproject.toml constraints.txt gtmsm_env/__init__.py
-	@test -n "$(PYTHON)" || { echo "gtmsm-env needs Python 3.10 or later, and neither python3.11 nor python3 is one: make $* PYTHON=/path/to/python" >&2; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 10) and f"gtmsm-env needs Python 3.10 or later; {sys.prefix} is {sys.version.split()[0]}: remove it and name another with PYTHON=")'
-	$(INSTALL) --upgrade pip setuptools
-	$(INSTALL) --no-deps --retries 0 --extra-index-url $(TORCH_INDEX) torch
-	$(INSTALL) --no-build-isolation --editable ".[$*]"
+	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "gtmsm-env needs Python 3.10 or later, got PYTHON='$(PYTHON)': name one with PYTHON=/path/to/python" >&2; exit 1; }
+	@echo "installing into $(VENV), a few hundred megabytes, once"
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@$(INSTALL) --upgrade pip setuptools
+	@$(INSTALL) --no-deps --retries 0 --extra-index-url $(TORCH_INDEX) torch
+	@$(INSTALL) --no-build-isolation --editable ".[$*]"
 	@touch $@
