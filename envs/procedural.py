@@ -20,7 +20,7 @@ SPLITS = {"train": 0, "validation": 1, "test": 2}
 LENGTHS = {"train": 100_000, "validation": 10_000, "test": 10_000}
 HILLS, LEAVES, COLOURS, CHUNK = 3, 26, 6, 2
 WAVES = 16  # highest spatial frequency of the textures, in waves a picture
-EDGE = 1.9  # width of an edge in pixels
+EDGE = 1.4  # width of an edge in pixels
 
 
 def paint(split: str, indices: Sequence[int] | NDArray[np.int64], image_size: int) -> NDArray[np.uint8]:
@@ -56,7 +56,7 @@ class _Painter:
         k = np.arange(COLOURS)
         anchor = np.interp(u[:, :1], [0, 0.3, 0.42, 0.58, 0.88, 0.95, 1], [0, 0.12, 0.2, 0.4, 0.64, 0.85, 1])  # orange and blue abound
         hue = anchor + (0.08 + 0.22 * u[:, 1:2]) * (u[:, 2 : 2 + COLOURS] - 0.5) + 0.5 * (k % 3 == 2)
-        saturation = np.clip(0.1 + 0.6 * u[:, 8:9] + 0.35 * (u[:, 2 : 2 + COLOURS] * 7 % 1 - 0.5), 0.03, 0.9)
+        saturation = np.clip(0.04 + 0.55 * u[:, 8:9] ** 1.5 + 0.25 * (u[:, 2 : 2 + COLOURS] * 7 % 1 - 0.5), 0.03, 0.9)
         value = ((k * 5 % COLOURS + u[:, 9 : 9 + COLOURS]) / COLOURS) ** 0.7
         saturation *= 1.2 - 0.6 * value
         channel = np.clip(np.abs((hue[..., None] + np.array([0, 2 / 3, 1 / 3])) % 1 * 6 - 3) - 1, 0, 1)
@@ -68,7 +68,7 @@ class _Painter:
         rows = np.r_[0 : top + 1, -top:0]
         frequency = np.hypot(rows[:, None], np.arange(top + 1)[None, :]).astype(np.float32)
         frequency[0, 0] = np.inf
-        power = 1.1 + 0.9 * self.whole[:, 16:18]  # (N, 2)
+        power = 0.9 + 0.9 * self.whole[:, 16:18]  # (N, 2)
         amplitude = frequency ** -power[..., None, None] * (frequency <= WAVES)
         spectrum = np.zeros((self.n, 2, size, size // 2 + 1), np.complex64)
         chosen = waves[..., rows, : top + 1] * amplitude[:, :, None]
@@ -86,7 +86,7 @@ class _Painter:
         for part in range(HILLS + int(self.leaves.max())):  # from back to front
             behind = canvas * light[part]
             canvas = behind + cover[part] * (first[:, part] + (second - first)[:, part] * mix[part] - behind)
-        exposure = 1.05 + 0.75 * self.whole[:, 20, None, None]
+        exposure = 0.95 + 0.65 * self.whole[:, 20, None, None]
         canvas = 0.5 + 0.5 * np.tanh(exposure * (2 * canvas - 1)) / np.tanh(exposure)
         return np.ascontiguousarray((np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8).transpose(1, 2, 3, 0))
 
