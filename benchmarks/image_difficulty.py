@@ -16,12 +16,12 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 from photographs import write_tiles
-from report import write_json
 
 from gtmsm_env.envs.image_navigation import ACTIONS, MOVES
 from gtmsm_env.envs.images import open_images
 from gtmsm_env.envs.windows import crops
 from gtmsm_env.exploration import exploring_actions
+from gtmsm_env.report import check_writable, table, write_json
 
 COMPONENTS = (16, 64, 96)
 WALK, AFTER = 256, 256
@@ -42,7 +42,7 @@ def walked_places(walks: int, steps: int, side: int, seed: int) -> NDArray[np.in
     return np.stack(places, axis=1) @ np.array([side, 1])
 
 
-def difficulty(train: NDArray[np.uint8], test: NDArray[np.uint8], seed: int) -> dict[str, float]:
+def difficulty(train: NDArray[np.uint8], test: NDArray[np.uint8], seed: int = 0) -> dict[str, float]:
     """The figures of test pictures (N, S, S, 3), the components fitted on train pictures; one walk a test picture."""
     views = crops(test)
     n, side = views.shape[:2]
@@ -54,7 +54,7 @@ def difficulty(train: NDArray[np.uint8], test: NDArray[np.uint8], seed: int) -> 
     figures = {}
     for k in COMPONENTS:
         left = centred - centred @ axes[:, :k] @ axes[:, :k].T
-        figures[f"pca_{k}"] = psnr(float(np.square(left, dtype=np.float64).mean()))
+        figures[f"PCA-{k}"] = psnr(float(np.square(left, dtype=np.float64).mean()))
     places = walked_places(n, WALK + AFTER - 1, side, seed)
     copied, averaged, visited = [], [], []
     for view, place in zip(views, places, strict=True):
@@ -73,6 +73,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the walks")
     parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args()
+    check_writable(file=arguments.json)
 
     train = open_images(split="train").batch(range(arguments.train))
     sources = {"procedural": open_images(split="test").batch(range(arguments.test))}
@@ -85,15 +86,14 @@ def main() -> None:
         found = open_images(str(path), split="all")
         sources[path.name] = found.batch(range(min(len(found), arguments.test)))
 
-    columns = [*(f"pca_{k}" for k in COMPONENTS), "copy", "mean", "visited"]
-    print(f"{'test images':20s}{'fitted on':>16s}{'n':>6s}" + "".join(f"{column:>9s}" for column in columns))
     rows = []
     for name, pictures in sources.items():
-        for fitted, data in (("procedural", train),) if name == "procedural" else (("procedural", train), ("themselves", pictures)):
-            figures = difficulty(data, pictures, arguments.seed)
-            rows.append({"images": name, "fitted_on": fitted, "n": len(pictures), **figures})
-            print(f"{name:20s}{fitted:>16s}{len(pictures):6d}" + "".join(f"{figures[column]:9.2f}" for column in columns))
-    write_json(arguments.json, {"seed": arguments.seed, "train_images": arguments.train, "difficulty": rows})
+        rows.append({"images": name, "fitted on": "procedural", "n": len(pictures), **difficulty(train, pictures, arguments.seed)})
+        if name != "procedural":
+            rows.append({"images": name, "fitted on": "themselves", "n": len(pictures), **difficulty(pictures, pictures, arguments.seed)})
+    print(table(list(rows[0]), [list(row.values()) for row in rows]))
+    if arguments.json:
+        write_json(arguments.json, {"train_images": arguments.train, "difficulty": rows}, arguments.seed)
 
 
 if __name__ == "__main__":

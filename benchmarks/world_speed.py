@@ -16,9 +16,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import SyncVectorEnv, VectorEnv
-from report import write_json
 
 import gtmsm_env  # noqa: F401  registers the world
+from gtmsm_env.report import check_writable, table, write_json
 
 WORLD = "GTMSM-ImageNavigation-v0"
 MODES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # arguments of the world, options of its reset
@@ -50,16 +50,23 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args()
-    print(f"{'rows':>6s} {'mode':8s}{'batched':>14s}{'SyncVectorEnv':>16s}{'ratio':>9s}   env-steps/s")
-    table = []
+    check_writable(file=arguments.json)
+    figures = []
     for rows in arguments.rows:
         for mode, (kwargs, options) in MODES.items():
             batched = steps_a_second(gym.make_vec(WORLD, num_envs=rows, **kwargs), options, arguments.seconds, arguments.seed)
-            alone = SyncVectorEnv([lambda kwargs=kwargs: gym.make(WORLD, **kwargs).unwrapped] * rows)  # type: ignore[misc]
-            many = steps_a_second(alone, options, arguments.seconds, arguments.seed)
-            table.append({"rows": rows, "mode": mode, "batched": batched, "sync_vector_env": many, "ratio": batched / many})
-            print(f"{rows:6d} {mode:8s}{batched:14,.0f}{many:16,.0f}{batched / many:9.1f}", flush=True)
-    write_json(arguments.json, {"seed": arguments.seed, "env_steps_a_second": table})
+            scalar = SyncVectorEnv([lambda kwargs=kwargs: gym.make(WORLD, **kwargs).unwrapped] * rows)  # type: ignore[misc]
+            one_by_one = steps_a_second(scalar, options, arguments.seconds, arguments.seed)
+            figures.append({"rows": rows, "mode": mode, "batched": batched, "SyncVectorEnv": one_by_one, "ratio": batched / one_by_one})
+    print(
+        table(
+            ["mode", "rows", "batched", "SyncVectorEnv", "ratio"],
+            [[f["mode"], f["rows"], f"{f['batched']:,.0f}", f"{f['SyncVectorEnv']:,.0f}", f["ratio"]] for f in figures],
+            "environment steps a second",
+        )
+    )
+    if arguments.json:
+        write_json(arguments.json, {"env_steps_a_second": figures}, arguments.seed)
 
 
 if __name__ == "__main__":
