@@ -70,4 +70,5 @@ def square(data: bytes, size: int, keep: float) -> NDArray[np.uint8]:
     width, height = image.size
     side = round(keep * min(width, height))
     left, top = (width - side) // 2, (height - side) // 2
-    return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side)))
+    kept = image.crop((left, top, left + side, top + side))
+    return np.asarray(kept.resize((size, size), Image.Resampling.LANCZOS))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -34,7 +35,13 @@ class ImageNavigationVectorEnv(VectorEnv[Observation, Integers, Any]):
     `max_episode_steps` is what `make_vec` hands over; the smaller of it and `horizon` counts.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 8, "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
+    metadata: dict[str, Any] = {  # noqa: RUF012
+        "render_modes": ["rgb_array"],
+        "render_fps": 8,
+        "autoreset_mode": AutoresetMode.NEXT_STEP,
+        "start": "center",
+        "content": ("images", "split"),  # arguments that choose what there is to see; a model of other content knows this world's rules
+    }
 
     def __init__(
         self,
@@ -166,6 +173,19 @@ class ImageNavigationVectorEnv(VectorEnv[Observation, Integers, Any]):
         goals = [goal if arrival.any() else None for goal, arrival in zip(self._goal, self._arrival, strict=True)]
         rows = zip(self._pictures, self._position, goals, strict=True)
         return tuple(outlined(picture, window, goal, self.crop_size, self.step_size) for picture, window, goal in rows)
+
+    def save_rows(self, rows: Integers) -> dict[str, Any]:
+        """Some rows as they stand, generators included: what `load_rows` takes, here or in another vector of this kind."""
+        saved: dict[str, Any] = {name: value[rows].copy() for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        return {**saved, "generators": [deepcopy(self.generators[row]) for row in rows]}
+
+    def load_rows(self, rows: Integers, saved: Mapping[str, Any]) -> None:
+        """Let some rows stand as those that were saved, in their order."""
+        self.generators = self.generators or [seeding.np_random(None)[0] for _ in self._rows]
+        for row, generator in zip(rows, saved["generators"], strict=True):
+            self.generators[row] = deepcopy(generator)
+        for name in saved.keys() - {"generators", "_rows"}:
+            getattr(self, name)[rows] = saved[name]
 
     # ---- worlds and tasks
 
