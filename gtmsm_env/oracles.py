@@ -40,7 +40,7 @@ def pasted_pixels(views: Frames, seen: Flags, step_size: int, fill: Frames) -> F
 
     Where several crops cover a pixel they agree, the nearest among them.
     """
-    walks, side, size = *seen.shape[:2], views.shape[3]
+    (walks, side), size = seen.shape[:2], views.shape[3]
     edge = (side - 1) * step_size + size
     canvas = np.zeros((walks, edge, edge, 3), np.uint8)
     covered = np.zeros((walks, edge, edge, 3), np.uint8)

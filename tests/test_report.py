@@ -27,10 +27,17 @@ def test_a_row_of_another_length_is_refused() -> None:
 
 
 def test_json_holds_figures_seeds_versions_and_command(tmp_path: Path) -> None:
-    figures = {"mse": np.array([1.5, np.nan]), "n": np.int64(3), "t": torch.ones(1), "inf": math.inf, "file": Path("a/b"), 5: (True, None)}
+    figures = {
+        "mse": np.array([1.5, np.nan]),
+        "n": np.int64(3),
+        "t": torch.ones(1),
+        "inf": math.inf,
+        "file": Path("a/b"),
+        "pair": {5: (True, None)},
+    }
     write_json(tmp_path / "new" / "f.json", figures, seeds=7)
     written = json.loads((tmp_path / "new" / "f.json").read_text())
-    assert written["figures"] == {"mse": [1.5, None], "n": 3, "t": [1.0], "inf": None, "file": "a/b", "5": [True, None]}
+    assert written["figures"] == {"mse": [1.5, None], "n": 3, "t": [1.0], "inf": None, "file": "a/b", "pair": {"5": [True, None]}}
     assert written["seeds"] == [7]
     assert set(written["versions"]) == {"gtmsm-env", "torch", "numpy", "gymnasium", "python"}
     assert written["command"].startswith("python ")

@@ -1,0 +1,222 @@
+"""The figures of `evaluate`: the paper's figure 2, fidelity by horizon, positions and variance, and a film. Needs the extra `plot`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+
+from gtmsm_env.drawing import Picture, map_of_places, side_by_side
+from gtmsm_env.envs.windows import outlined
+
+BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#2166ac", "#e08214", "#1b7837", "#c51b3c", "#762a83", "#8c8c8c"
+STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#555555",
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.7,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round",
+    "savefig.dpi": 200,
+    "figure.facecolor": "white",
+}
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+
+def save(figure: Figure, file: Path) -> None:
+    """A PNG, renamed into place."""
+    new = file.with_name(file.name + ".new")
+    figure.savefig(new, format="png")
+    new.replace(file)
+
+
+def path(axes: Axes, at: Floats, title: str) -> PathCollection:
+    """A walk through places (T, 2) as (across, down or up), coloured from its beginning to its end."""
+    x, y = at.T
+    axes.plot(x, y, color="#bbbbbb", linewidth=0.8, zorder=1)
+    dots = axes.scatter(x, y, c=np.arange(1, len(at) + 1), cmap="viridis", s=26, linewidths=0, zorder=2)
+    axes.scatter(x[-1:], y[-1:], marker="*", s=220, color=RED, edgecolor="white", linewidths=0.9, zorder=4, label="final position")
+    axes.set_title(title)
+    axes.set_aspect("equal", adjustable="box")
+    axes.tick_params(length=0)
+    return dots
+
+
+def figure_2(
+    file: Path,
+    picture: NDArray[np.uint8],
+    positions: NDArray[np.int64],
+    states: Floats,
+    true: NDArray[np.uint8],
+    imagined: NDArray[np.uint8],
+    visited: Flags,
+    step_size: int,
+    horizons: Sequence[int],
+) -> None:
+    """The paper's figure 2. a: the world and the current observation; b: true positions of the remembered steps; c: inferred ones, in the
+    model's own unit; d: true and predicted frames.
+
+    picture: (S, S, 3); positions, states: (tau, 2) of the remembered steps; true, imagined: (H, h, w, 3) and visited (H,) of the imagined
+    """
+    with rc_context(STYLE):
+        figure = Figure(figsize=(11, 6.2), layout="constrained")
+        upper, lower = np.asarray(figure.subfigures(2, 1, height_ratios=[1.6, 1]))
+        a, b, c = upper.subplots(1, 3)
+
+        a.imshow(picture)
+        size = true.shape[1]
+        top, left = positions[-1] * step_size
+        for colour, width in (("black", 4.2), ("#ffd92f", 2.4)):
+            a.add_patch(Rectangle((left - 0.5, top - 0.5), size, size, fill=False, edgecolor=colour, linewidth=width))
+        a.set_title("a  World and current frame")
+        a.set(xticks=[], yticks=[])
+        a.grid(visible=False)
+        a.spines[:].set_visible(False)
+
+        path(b, positions[:, ::-1].astype(float), f"b  True positions of {len(positions)} steps")
+        last = (len(picture) - size) // step_size
+        b.set(xlim=(-0.6, last + 0.6), ylim=(last + 0.6, -0.6), xticks=range(last + 1), yticks=range(last + 1))
+        b.set(xlabel="column", ylabel="row")
+        dots = path(c, states[:, ::-1], "c  Inferred positions")
+        middle, reach = (states.max(0) + states.min(0)) / 2, 0.575 * np.ptp(states, axis=0).max()
+        c.set(xlim=(middle[1] - reach, middle[1] + reach), ylim=(middle[0] - reach, middle[0] + reach))
+        c.set(xlabel="$s^2$", ylabel="$s^1$")
+        bar = upper.colorbar(dots, ax=[a, b, c], fraction=0.02, pad=0.01, aspect=28, ticks=[1, 64, 128, 192, 256])
+        bar.outline.set_visible(False)
+        bar.ax.tick_params(length=0, labelsize=8)
+        bar.set_label("step")
+        upper.legend(*b.get_legend_handles_labels(), loc="lower right", fontsize=8, handletextpad=0.2, borderaxespad=0.2)
+
+        strip = lower.subplots(2, len(horizons), gridspec_kw={"wspace": 0.06, "hspace": 0.06})
+        lower.suptitle("d  Frames seen and frames imagined from actions alone", x=0.008, ha="left", fontsize=10, fontweight="bold")
+        for column, horizon in zip(strip.T, horizons, strict=True):
+            for axes, frames in zip(column, (true, imagined), strict=True):
+                axes.imshow(frames[horizon - 1])
+                axes.set(xticks=[], yticks=[])
+                axes.grid(visible=False)
+                for spine in axes.spines.values():
+                    spine.set(
+                        visible=True, color="#555555" if visited[horizon - 1] else ORANGE, linewidth=0.8 if visited[horizon - 1] else 2.6
+                    )
+            column[0].set_title(f"{horizon}", fontsize=8, fontweight="normal", loc="center", pad=3)
+        strip[0, 0].set_ylabel("true", fontsize=9)
+        strip[1, 0].set_ylabel("imagined", fontsize=9)
+        lower.supxlabel("imagined step; framed in orange: places the walk has not visited", x=0.008, ha="left", fontsize=8, color="#555555")
+        save(figure, file)
+
+
+def binned(values: Floats, chosen: Flags, edges: NDArray[np.int64]) -> Floats:
+    """Mean of chosen values (W, H) between consecutive edges; NaN where there are none."""
+    means = np.full(len(edges) - 1, np.nan)
+    for i, (low, high) in enumerate(pairwise(edges)):
+        kept = values[:, low:high][chosen[:, low:high]]
+        means[i] = kept.mean() if kept.size else np.nan
+    return means
+
+
+def horizon_figure(
+    file: Path, error: dict[str, Floats], kinds: dict[str, Flags], styles: dict[str, dict[str, Any]], width: int = 40
+) -> None:
+    """PSNR of each read-out by imagined step, in bins of `width`, one panel a kind of places. error: read-out -> (W, H) mean squares."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(11, 4.1), layout="constrained")
+        panels = figure.subplots(1, len(kinds), sharey=True)
+        for axes, (title, chosen) in zip(panels, kinds.items(), strict=True):
+            edges = np.unique(np.append(np.arange(0, chosen.shape[1], width), chosen.shape[1]))
+            middle = (edges[:-1] + edges[1:] + 1) / 2
+            for name, values in error.items():
+                mse = binned(values, chosen, edges)
+                if (mse[~np.isnan(mse)] > 0).any():  # an exact read-out has no decibels
+                    axes.plot(middle, -10 * np.log10(np.where(mse > 0, mse, np.nan)), label=name, **styles[name])
+            axes.set(title=title, xlabel="imagined step", xlim=(0, chosen.shape[1]), xticks=range(0, chosen.shape[1], 250))
+            axes.tick_params(length=0)
+        panels[0].set_ylabel("PSNR, dB (pooled MSE)")
+        handles = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+        names = [name for name in error if name in handles]
+        figure.legend([handles[name] for name in names], names, loc="outside lower center", ncols=min(5, (len(names) + 1) // 2), fontsize=8)
+        save(figure, file)
+
+
+def position_figure(file: Path, error: Floats, standardised: dict[str, Floats]) -> None:
+    """Left: the error of inferred positions (W, H), in steps, by imagined step. Right: how often z lies where our prior expects it.
+
+    standardised: kind of places -> any shape, (z - m)^2 / v
+    """
+    with rc_context(STYLE):
+        figure = Figure(figsize=(9.5 if standardised else 5.6, 3.9), layout="constrained")
+        panels = figure.subplots(1, 2 if standardised else 1, width_ratios=[1.45, 1] if standardised else [1], squeeze=False)[0]
+        drift, steps = panels[0], np.arange(1, error.shape[1] + 1)
+        for share, colour, name in ((100, GREY, "largest"), (95, BLUE, "95 % of worlds below"), (50, "#053061", "median")):
+            drift.plot(steps, np.percentile(error, share, axis=0), color=colour, linewidth=1.2, label=name)
+        drift.axhline(0.5, color=RED, linestyle=(0, (4, 3)), linewidth=1.2)
+        drift.annotate(
+            "half a step: the next place is nearer", (steps[-1], 0.5), (0, 4), textcoords="offset points", ha="right", color=RED, fontsize=8
+        )
+        drift.set(title="Error of inferred positions", xlabel="imagined step", ylabel="steps", xlim=(0, len(steps)), yscale="log")
+        drift.set_ylim(max(1e-4, np.percentile(error, 50, axis=0).min() / 3), max(1.0, 1.5 * error.max()))
+        drift.tick_params(length=0, which="both")
+        drift.legend(loc="upper left", bbox_to_anchor=(0, 0.86), fontsize=8)
+        if standardised:
+            calibration, grid = panels[1], np.linspace(0, 1, 101)
+            calibration.plot([0, 100], [0, 100], color=GREY, linestyle=(0, (4, 3)), linewidth=1.2, label="an honest variance")
+            quantiles = np.square([normal_quantile((1 + p) / 2) for p in grid[:-1]])
+            for (name, values), colour in zip(standardised.items(), (BLUE, ORANGE), strict=False):
+                inside = [100 * float((values < q).mean()) for q in quantiles]
+                calibration.plot(100 * grid[:-1], inside, color=colour, label=name)
+            calibration.set(title="Variance of our prior", xlabel="expected share of encodings within, %", ylabel="found, %")
+            calibration.set(xlim=(0, 100), ylim=(0, 100), aspect="equal")
+            calibration.tick_params(length=0)
+            calibration.legend(loc="lower right", fontsize=8)
+        save(figure, file)
+
+
+def normal_quantile(p: float) -> float:
+    """The value that a standard normal variable stays below with probability p."""
+    return NormalDist().inv_cdf(p)
+
+
+def film(
+    picture: Picture,
+    positions: NDArray[np.int64],
+    states: Floats,
+    true: Picture,
+    imagined: Picture,
+    visited: Flags,
+    step_size: int,
+    axes: Any,
+    steps: int = 256,
+) -> Iterator[Picture]:
+    """Pictures of a video: the world and its window, the true frame, the imagined one, the map of the inferred positions.
+
+    picture (S, S, 3); positions (H, 2), true and imagined (H, h, w, 3), visited (H,) of the imagined steps; states (tau + H, n) of all;
+    axes: see `map_of_places`
+    """
+    remembered = states[: len(states) - len(true)]
+    for h in range(steps):
+        world = outlined(picture, positions[h], None, true.shape[1], step_size)
+        path = states[len(remembered) : len(remembered) + h + 1]
+        yield side_by_side(
+            [world[::2, ::2], true[h], imagined[h], map_of_places(remembered, path, size=256, axes=axes)],
+            ["world", "true frame", "imagined" if visited[h] else "imagined, never visited", f"inferred positions, step {h + 1}"],
+            height=256,
+        )
