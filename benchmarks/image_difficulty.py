@@ -21,7 +21,7 @@ from gtmsm_env.envs.image_navigation import ACTIONS, MOVES
 from gtmsm_env.envs.images import open_images
 from gtmsm_env.envs.windows import crops
 from gtmsm_env.exploration import exploring_actions
-from gtmsm_env.report import check_writable, table, write_json
+from gtmsm_env.report import Cell, check_writable, table, write_json
 
 COMPONENTS = (16, 64, 96)
 WALK, AFTER = 256, 256
@@ -44,9 +44,9 @@ def walked_places(walks: int, steps: int, side: int, seed: int) -> NDArray[np.in
 
 def difficulty(train: NDArray[np.uint8], test: NDArray[np.uint8], seed: int = 0) -> dict[str, float]:
     """The figures of test pictures (N, S, S, 3), the components fitted on train pictures; one walk a test picture."""
-    views = crops(test)
-    n, side = views.shape[:2]
-    views = views.reshape(n, side * side, -1).astype(np.float32) / 255  # (N, places, pixels)
+    cut = crops(test)
+    n, side = cut.shape[:2]
+    views = cut.reshape(n, side * side, -1).astype(np.float32) / 255  # (N, places, pixels)
     fitted = crops(train).reshape(-1, views.shape[-1]).astype(np.float32) / 255
     mean = fitted.mean(axis=0)
     axes = np.linalg.eigh(np.cov((fitted - mean).T))[1][:, ::-1].astype(np.float32)  # from the strongest
@@ -86,7 +86,7 @@ def main() -> None:
         found = open_images(str(path), split="all")
         sources[path.name] = found.batch(range(min(len(found), arguments.test)))
 
-    rows = []
+    rows: list[dict[str, Cell]] = []
     for name, pictures in sources.items():
         rows.append({"images": name, "fitted on": "procedural", "n": len(pictures), **difficulty(train, pictures, arguments.seed)})
         if name != "procedural":

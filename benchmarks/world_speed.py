@@ -18,6 +18,7 @@ import numpy as np
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 
 import gtmsm_env  # noqa: F401  registers the world
+from gtmsm_env.envs.procedural import paint
 from gtmsm_env.report import check_writable, table, write_json
 
 WORLD = "GTMSM-ImageNavigation-v0"
@@ -43,6 +44,16 @@ def steps_a_second(envs: VectorEnv[Any, Any, Any], options: dict[str, Any], seco
     return best
 
 
+def pictures_a_second(count: int) -> float:
+    """Procedural 32 x 32 pictures painted in a second of one core's time, the best of three."""
+    best = 0.0
+    for _ in range(3):
+        start = time.process_time()
+        paint("train", range(count), 32)
+        best = max(best, count / (time.process_time() - start))
+    return best
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 64, 1024], help="numbers of environments")
@@ -65,8 +76,10 @@ def main() -> None:
             "environment steps a second",
         )
     )
+    painted = pictures_a_second(500)
+    print(f"{painted:,.0f} procedural pictures of 32 x 32 pixels a second of one core")
     if arguments.json:
-        write_json(arguments.json, {"env_steps_a_second": figures}, arguments.seed)
+        write_json(arguments.json, {"pictures_a_second": painted, "env_steps_a_second": figures}, arguments.seed)
 
 
 if __name__ == "__main__":

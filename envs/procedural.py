@@ -18,7 +18,7 @@ Pairs = NDArray[np.int64]
 
 SPLITS = {"train": 0, "validation": 1, "test": 2}
 LENGTHS = {"train": 100_000, "validation": 10_000, "test": 10_000}
-HILLS, LEAVES, COLOURS, CHUNK = 3, 26, 6, 2
+HILLS, LEAVES, COLOURS, CHUNK = 3, 26, 6, 4
 WAVES = 16  # highest spatial frequency of the textures, in waves a picture
 EDGE = 1.4  # width of an edge in pixels
 
@@ -33,7 +33,7 @@ def paint(split: str, indices: Sequence[int] | NDArray[np.int64], image_size: in
 
 
 class _Painter:
-    """Paints N pictures at once. Coordinates run from 0 to 1 over a picture; a plane is (N, S, S), a canvas (3, N, S, S).
+    """Paints N pictures at once. Coordinates run from 0 to 1 over a picture; a plane is (N, S, S), a canvas (N, 3, S, S).
 
     The outlines of all hills and leaves are computed together, M (row, part) pairs a kind, and then laid one over the other.
     """
@@ -45,6 +45,7 @@ class _Painter:
         self.parts = np.stack([generator.random((HILLS + LEAVES, 32), np.float32) for generator in generators])  # (N, L, 32)
         waves = np.stack([generator.standard_normal((2, 2, 2 * WAVES + 1, WAVES + 1), np.float32) for generator in generators])
         self.leaves = (4 + (LEAVES - 3) * self.whole[:, 25] ** 1.1).astype(np.int64)  # from a landscape to a heap
+        self.parts = self.parts[:, : HILLS + self.leaves.max()]  # L, only as many as the fullest picture has
         self.palette = self._palette()
         self.textures = self._textures(waves)  # (N, 2, S, S)
         axis = (np.arange(size, dtype=np.float32) + 0.5) / np.float32(size)
@@ -81,20 +82,20 @@ class _Painter:
         canvas = self._sky()
         distance, across = self._outlines()
         cover = np.clip(0.5 - distance * np.float32(self.size / EDGE), 0, 1)
-        light = self._light(distance)
-        mix, first, second = self._fill(across)
-        for part in range(HILLS + int(self.leaves.max())):  # from back to front
-            behind = canvas * light[part]
-            canvas = behind + cover[part] * (first[:, part] + (second - first)[:, part] * mix[part] - behind)
-        exposure = 0.95 + 0.65 * self.whole[:, 20, None, None]
+        through = (self._light(distance) * (1 - cover))[:, :, None]  # what is left of the picture so far, (L, N, 1, S, S)
+        ink = self._ink(cover, across)
+        for part in range(len(ink)):  # from back to front
+            canvas *= through[part]
+            canvas += ink[part]
+        exposure = 0.95 + 0.65 * self.whole[:, 20, None, None, None]
         canvas = 0.5 + 0.5 * np.tanh(exposure * (2 * canvas - 1)) / np.tanh(exposure)
-        return np.ascontiguousarray((np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8).transpose(1, 2, 3, 0))
+        return np.ascontiguousarray((np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8).transpose(0, 2, 3, 1))
 
     def _outlines(self) -> tuple[Planes, Planes]:
         """Distance to each part's outline (negative inside, far for a part that is not there) and a coordinate across it: (L, N, S, S)."""
-        distance = np.ones((HILLS + LEAVES, self.n, self.size, self.size), np.float32)
+        distance = np.ones((self.parts.shape[1], self.n, self.size, self.size), np.float32)
         across = np.zeros_like(distance)
-        number = np.arange(HILLS + LEAVES)[:, None]
+        number = np.arange(self.parts.shape[1])[:, None]
         kind = self.parts[:, :, 0].T  # (L, N)
         leaf = (number >= HILLS) & (number < HILLS + self.leaves)
         for outline, chosen in (
@@ -109,15 +110,14 @@ class _Painter:
 
     def _sky(self) -> Planes:
         u = self.whole
-        low, high = self._colour(u[:, 21]), self._colour(u[:, 22])  # (3, N, 1, 1)
         angle = (6.2832 * u[:, 23])[:, None, None]
         mix = 0.5 + np.cos(angle) * (self.x - 0.5) + np.sin(angle) * (self.y - 0.5) + (0.3 * u[:, 24])[:, None, None] * self.textures[:, 0]
-        return low + (high - low) * np.clip(mix, 0, 1)
+        low, high = self._colour(u[:, 21])[..., None, None], self._colour(u[:, 22])[..., None, None]
+        return low + (high - low) * np.clip(mix, 0, 1)[:, None]
 
     def _colour(self, u: Planes) -> Planes:
-        """The colours number u (..., N), from 0 to 1, of the rows' palettes: (3, ..., N, 1, 1)."""
-        chosen = self.palette[np.arange(self.n), (u * COLOURS).astype(np.int64) % COLOURS]
-        return np.moveaxis(chosen, -1, 0)[..., None, None]
+        """The colours number u (..., N), from 0 to 1, of the rows' palettes: (..., N, 3)."""
+        return self.palette[np.arange(self.n), (u * COLOURS).astype(np.int64) % COLOURS]
 
     def _hill(self, row: Pairs, part: Pairs) -> tuple[Planes, Planes]:
         u = self.parts[row, part][:, :, None, None]
@@ -133,9 +133,9 @@ class _Painter:
         half = 0.36 * (1 - nearer) * (0.5 + 0.5 * u[:, 1]) + 0.055 + 0.05 * u[:, 1]
         slim = 0.35 + 0.65 * u[:, 2]
         angle = 6.2832 * u[:, 3]
-        cos, sin = np.cos(angle), np.sin(angle)
         dx, dy = self.x - (1.2 * u[:, 4] - 0.1), self.y - (1.2 * u[:, 5] - 0.1)
-        return (cos * dx + sin * dy) / half, (cos * dy - sin * dx) / (half * slim), half * slim
+        cos, sin = np.cos(angle) / half, np.sin(angle) / half
+        return cos * dx + sin * dy, (cos / slim) * dy - (sin / slim) * dx, half * slim
 
     def _ellipse(self, row: Pairs, part: Pairs) -> tuple[Planes, Planes]:
         along, across, half = self._frame(row, part)
@@ -161,11 +161,15 @@ class _Painter:
         depth = (0.1 + 0.25 * self.parts[:, :, 19].T)[:, :, None, None]
         return 1 - depth * shadow * shadow
 
-    def _fill(self, across: Planes) -> tuple[Planes, Planes, Planes]:
-        """How much of its second colour a part shows where, (L, N, S, S), by shading and texture or by stripes; and its two colours."""
+    def _ink(self, cover: Planes, across: Planes) -> Planes:
+        """What each part adds where it covers, (L, N, 3, S, S): two colours, mixed by shading and texture or by stripes."""
         u = self.parts.transpose(2, 1, 0)  # (32, L, N)
         texture = self.textures[np.arange(self.n), (u[16] * 2).astype(np.int64)]
         mix = (0.25 + 0.25 * u[14])[:, :, None, None] * across + (0.1 + 0.25 * u[15])[:, :, None, None] * texture
         striped = u[17] < 0.18
         mix[striped] = 0.8 * np.sin((3.1416 * (0.8 + 1.2 * u[18][striped]))[:, None, None] * across[striped])
-        return np.clip(0.35 + 0.65 * mix, -0.1, 1.1), self._colour(u[12]), self._colour(u[12] + 0.17 + 0.5 * u[13])
+        mix = np.clip(0.35 + 0.65 * mix, -0.1, 1.1)
+        first, second = self._colour(u[12]), self._colour(u[12] + 0.17 + 0.5 * u[13])
+        colours = np.stack([first, second - first], axis=-1)  # (L, N, 3, 2)
+        amounts = np.stack([cover, cover * mix], axis=2)  # (L, N, 2, S, S)
+        return (colours @ amounts.reshape(*amounts.shape[:3], -1)).reshape(*colours.shape[:3], self.size, self.size)

@@ -28,7 +28,9 @@ class PoissonExplorer:
         if not 0 <= rate <= 100:
             raise ValueError(f"rate, the mean number of repeats, must be between 0 and 100, got {rate}")
         if not isinstance(generator, np.random.Generator) and len(generator) != num_envs:
-            raise ValueError(f"one generator per row is needed, got {len(generator)} for {num_envs} rows; pass one for all rows or {num_envs}")
+            raise ValueError(
+                f"one generator per row is needed, got {len(generator)} for {num_envs} rows; pass one for all rows or {num_envs}"
+            )
         self.num_envs, self.num_actions, self.generator = num_envs, num_actions, generator
         most = int(rate + 12 * rate**0.5 + 12)  # more repeats than that have a probability below 1e-12
         self._cumulative = exp(-rate) * np.cumsum(np.cumprod(np.r_[1, rate / np.arange(1, most)]))
