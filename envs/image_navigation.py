@@ -46,7 +46,7 @@ class ImageNavigationEnv(gym.Env[Observation, int]):
     ValueError for arguments, options and actions out of range; ResetNeeded for a step before `reset` or after the end.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 8}  # noqa: RUF012
+    metadata: dict[str, Any] = {key: value for key, value in ImageNavigationVectorEnv.metadata.items() if key != "autoreset_mode"}  # noqa: RUF012
 
     def __init__(
         self,

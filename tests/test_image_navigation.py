@@ -405,6 +405,19 @@ class TestRandomness:
                 rest = {key: value[1:] for key, value in one.items()} if isinstance(one, dict) else one[1:]
                 assert_same(rest, {key: value[1:] for key, value in other.items()} if isinstance(other, dict) else other[1:])
 
+    def test_saved_rows_go_on_elsewhere_as_they_would_have_here(self) -> None:
+        envs, elsewhere = ImageNavigationVectorEnv(3, horizon=5), ImageNavigationVectorEnv(4, horizon=5)
+        envs.reset(seed=0)
+        elsewhere.reset(seed=50)
+        actions = np.random.default_rng(0).integers(5, size=(30, 3))
+        envs.step(actions[0])
+        elsewhere.load_rows(np.array([3, 1]), envs.save_rows(np.array([0, 2])))
+        for action in actions[1:]:
+            here, there = envs.step(action), elsewhere.step(np.array([0, action[2], 0, action[0]]))
+            for one, other in zip(here[:4], there[:4], strict=True):
+                for ours, theirs in zip(*(item.values() if isinstance(item, dict) else [item] for item in (one, other)), strict=True):
+                    np.testing.assert_array_equal(ours[[0, 2]], theirs[[3, 1]])
+
     def test_nothing_is_shared_out(self) -> None:
         envs, untouched = (ImageNavigationVectorEnv(4, horizon=4, autoreset_mode="SameStep") for _ in range(2))
 
