@@ -101,7 +101,9 @@ def figure_2(
         middle, reach = (states.max(0) + states.min(0)) / 2, 0.575 * np.ptp(states, axis=0).max()
         c.set(xlim=(middle[1] - reach, middle[1] + reach), ylim=(middle[0] - reach, middle[0] + reach))
         c.set(xlabel="$s^2$", ylabel="$s^1$")
-        bar = upper.colorbar(dots, ax=[a, b, c], fraction=0.02, pad=0.01, aspect=28, ticks=[1, 64, 128, 192, 256])
+        bar = upper.colorbar(
+            dots, ax=[a, b, c], fraction=0.02, pad=0.01, aspect=26, shrink=0.85, anchor=(0, 1), ticks=[1, 64, 128, 192, 256]
+        )
         bar.outline.set_visible(False)
         bar.ax.tick_params(length=0, labelsize=8)
         bar.set_label("step")

@@ -1,5 +1,7 @@
 import argparse
 import json
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import torch
 from exact import exact_model
 
 from gtmsm_env import evaluate
+from gtmsm_env.__main__ import main
 from gtmsm_env.data import distinct
 from gtmsm_env.evaluate import (
     FLOOR,
@@ -162,6 +165,36 @@ def test_run_prints_and_writes_the_same_figures(
     assert f"{copied['mse']:.5f}" in printed
     assert (OURS in written["figures"]["fidelity"]) == (prior == "views")
     assert "drift" in printed
+
+
+def test_figures_and_film_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    filmed = []
+
+    def keep_the_first_pictures(file: Path, pictures: Iterator[np.ndarray], fps: int) -> None:
+        filmed.append((file.name, [next(pictures) for _ in range(3)]))
+
+    monkeypatch.setattr(evaluate, "write_video", keep_the_first_pictures)
+    monkeypatch.setattr(GTMSM, "load", lambda *_: exact_model(prior="views"))
+    evaluate.run(arguments(tmp_path, episodes=1, output=tmp_path / "figures"))
+    drawn = {file.name: file.read_bytes() for file in (tmp_path / "figures").iterdir()}
+    assert set(drawn) == {"figure-2.png", "psnr-by-horizon.png", "positions.png"}
+    assert all(data.startswith(b"\x89PNG") and len(data) > 10_000 for data in drawn.values())
+    ((name, pictures),) = filmed
+    assert name == "dream.mp4"
+    assert len({picture.shape for picture in pictures}) == 1
+    assert all(side % 2 == 0 for side in pictures[0].shape[:2])
+    assert (pictures[0] != pictures[2]).any()
+
+    monkeypatch.setattr(evaluate, "missing", lambda: "no video is written without X: pip install 'gtmsm-env[video]'")
+    evaluate.run(arguments(tmp_path, episodes=1, output=tmp_path / "figures"))
+    assert capsys.readouterr().out.count("no video is written without X") == 1
+    assert len(filmed) == 1
+
+
+def test_without_matplotlib_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["evaluate", "image-navigation", "--output", str(tmp_path)]) == 1
+    assert capsys.readouterr() == ("", "evaluate needs matplotlib, which the extra 'plot' installs: pip install 'gtmsm-env[plot]'\n")
 
 
 def test_a_model_that_names_no_world_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
