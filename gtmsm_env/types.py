@@ -32,6 +32,10 @@ class Walk:
                 f"{tuple(self.frames.shape[:-3])}, actions {tuple(self.actions.shape)}. Record x_1 before the first action."
             )
 
+    def to(self, device: torch.device | str) -> Walk:
+        others = (None if part is None else part.to(device) for part in (self.rewards, self.terminations, self.positions))
+        return Walk(self.frames.to(device), self.actions.to(device), *others)
+
 
 @dataclass(frozen=True)
 class Neighbours:

@@ -1,0 +1,140 @@
+"""The door to Stable-Baselines3, and its only import: our vector environments as its `VecEnv`, and an eye for small frames."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+try:
+    from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+    from stable_baselines3.common.vec_env import VecEnv
+    from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("gtmsm_env.sb3 needs Stable-Baselines3: pip install 'gtmsm-env[sb3]'") from error
+
+Observations = dict[str, NDArray[Any]]
+
+
+class DreamVecEnv(VecEnv):
+    """A vector dream, or a world under `VectorBeliefWrapper`, as Stable-Baselines3 wants it; one batched computation still.
+
+    envs: made with `autoreset_mode="SameStep"`, which is how a `VecEnv` begins its episodes. Each info holds the row's own (`world_steps`
+    among them); where an episode ended also `terminal_observation`, and `TimeLimit.truncated`. ValueError in another autoreset mode.
+    """
+
+    def __init__(self, envs: VectorEnv[Any, Any, Any]) -> None:
+        mode = envs.metadata.get("autoreset_mode")
+        if mode != AutoresetMode.SAME_STEP:
+            raise ValueError(
+                f"Stable-Baselines3 resets in the step that ends an episode: make {envs} with autoreset_mode='SameStep', not {mode}."
+            )
+        self.envs = envs
+        super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
+
+    def reset(self) -> Observations:  # type: ignore[override]
+        """Begin every row, with the seeds that `seed` has set and the options that `set_options` has: the same for all rows."""
+        if any(options != self._options[0] for options in self._options):
+            raise ValueError("A batched environment takes one set of options for all rows; in it, each has one entry a row.")
+        seeds: Any = None if all(seed is None for seed in self._seeds) else self._seeds
+        observation, info = self.envs.reset(seed=seeds, options=self._options[0] or None)
+        self.reset_infos = self._rows(info)
+        self._reset_seeds()
+        self._reset_options()
+        return observation  # type: ignore[no-any-return]
+
+    def step_async(self, actions: NDArray[np.int64]) -> None:
+        self._actions = actions
+
+    def step_wait(self) -> VecEnvStepReturn:
+        observation, reward, terminated, truncated, info = self.envs.step(self._actions)
+        done = terminated | truncated
+        rows = self._rows(info)
+        for row in np.flatnonzero(done):
+            self.reset_infos[row] = rows[row]
+            rows[row] = {**self._row(info["final_info"], row), "terminal_observation": info["final_obs"][row]}
+        for row, cut in enumerate(truncated & ~terminated):
+            rows[row]["TimeLimit.truncated"] = bool(cut)
+        return observation, reward.astype(np.float32), done, rows
+
+    def _rows(self, info: dict[str, Any]) -> list[dict[str, Any]]:
+        return [self._row(info, row) for row in range(self.num_envs)]
+
+    @staticmethod
+    def _row(info: dict[str, Any], row: int) -> dict[str, Any]:
+        """A row's own info."""
+        told = (key for key in info if not key.startswith("_") and not key.startswith("final_"))
+        return {key: info[key][row] for key in told if info[f"_{key}"][row]}
+
+    def close(self) -> None:
+        self.envs.close()
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """An attribute of the batch, which all rows share."""
+        return [getattr(self.envs, attr_name) for _ in self._chosen(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Set an attribute of the batch. ValueError for some of its rows only."""
+        if len(self._chosen(indices)) != self.num_envs:
+            raise ValueError(f"The rows of a batched environment share their attributes; {attr_name} cannot be set for {indices} alone.")
+        setattr(self.envs, attr_name, value)
+
+    def env_method(self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any) -> list[Any]:
+        """Call a method of the batch once; where it answers for every row, those asked for get theirs, else all get the same answer."""
+        answer = getattr(self.envs, method_name)(*method_args, **method_kwargs)
+        own = isinstance(answer, list | tuple | np.ndarray) and len(answer) == self.num_envs
+        return [answer[row] if own else answer for row in self._chosen(indices)]
+
+    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None) -> list[bool]:
+        """Whether the batch is wrapped so; a wrapper of scalar environments never is."""
+        env, wrapped = self.envs, False
+        while isinstance(env, gym.vector.VectorWrapper):
+            wrapped, env = wrapped or isinstance(env, wrapper_class), env.env
+        return [wrapped for _ in self._chosen(indices)]
+
+    def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
+        return self.envs.render() or [None] * self.num_envs
+
+    def _chosen(self, indices: VecEnvIndices) -> list[int]:
+        rows: Iterable[int] = self._get_indices(indices)
+        return [range(self.num_envs)[row] for row in rows]
+
+
+class SmallFrameExtractor(BaseFeaturesExtractor):
+    """Features of flat Dict observations with frames too small for SB3's `CnnPolicy` (36 pixels), for its `MultiInputPolicy`.
+
+    Frames (channels first, in [0, 1], as SB3 hands them over) are seen together through two convolutions that keep their size; everything
+    else is passed on as it is. Use: `policy_kwargs={"features_extractor_class": SmallFrameExtractor}`.
+    """
+
+    def __init__(self, observation_space: spaces.Dict, features_dim: int = 128, channels: int = 32) -> None:
+        shapes = {name: space.shape for name, space in observation_space.spaces.items() if space.shape is not None}
+        frames = sorted(name for name, shape in shapes.items() if len(shape) == 3)
+        flat = sorted(shapes.keys() - set(frames))
+        if len({shapes[name] for name in frames}) > 1:
+            raise ValueError(f"SmallFrameExtractor sees frames of one size together; given {observation_space}.")
+        super().__init__(observation_space, (features_dim if frames else 0) + sum(math.prod(shapes[name]) for name in flat))
+        self.frames, self.flat = frames, flat
+        if frames:
+            colours, height, width = shapes[frames[0]]
+            self.see = nn.Sequential(
+                nn.Conv2d(colours * len(frames), channels, 3, padding=1),
+                nn.ReLU(),
+                nn.Conv2d(channels, channels, 3, padding=1),
+                nn.ReLU(),
+                nn.Flatten(),
+                nn.Linear(channels * height * width, features_dim),
+                nn.ReLU(),
+            )
+
+    def forward(self, observations: dict[str, Tensor]) -> Tensor:
+        seen = [self.see(torch.cat([observations[name] for name in self.frames], dim=1))] if self.frames else []
+        return torch.cat([*seen, *(observations[name].flatten(1) for name in self.flat)], dim=1)

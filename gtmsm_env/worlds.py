@@ -1,0 +1,256 @@
+"""The worlds that are dreamed of: whether a model knows one, and how they are walked, in bulk and ahead of need."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.envs.registration import load_env_creator
+from gymnasium.vector import VectorEnv
+from torch import Tensor
+
+from gtmsm_env.data import record
+from gtmsm_env.memory import SpatialMemory
+from gtmsm_env.model import GTMSM
+from gtmsm_env.priors import decode_places
+from gtmsm_env.types import Belief
+from gtmsm_env.vector import Rows
+
+ANYWHERE = {"num_envs", "vectorization_mode", "autoreset_mode", "max_episode_steps", "render_mode", "task", "horizon"}
+"""Arguments that leave the rules by which frames follow actions, in every world; a world lists its own in metadata["content"]."""
+
+SAME = 1e-3
+"""Encodings closer than this are of one frame: what is left between two encodings of the same bytes is rounding."""
+
+REWALKS = 100  # worlds in a row that look the same everywhere and leave no goal to draw
+
+
+def open_model(model: str | GTMSM, device: str = "cpu") -> GTMSM:
+    """A model by its name or path, onto a device; or one that is there already, which stays where it is."""
+    return model if isinstance(model, GTMSM) else GTMSM.load(model, device)
+
+
+def check_world(model: GTMSM, world: str, kwargs: Mapping[str, Any], observation: gym.Space[Any], action: gym.Space[Any]) -> None:
+    """Refuses a world other than the one the model was trained for: its id, its rules, its start, its spaces. Raises ValueError."""
+    if model.world is None:
+        raise ValueError(
+            f"A model says which world it was trained for, and this one says none, so it cannot be known to know {world}. "
+            "If it does, say so: GTMSM(..., world={'id': ..., 'kwargs': {...}}), or set model.world."
+        )
+    trained, given = _rules(model.world["id"], model.world.get("kwargs") or {}), _rules(world, kwargs)
+    start = getattr(_creator(world), "metadata", {}).get("start", model.world.get("start"))
+    if (model.world["id"], trained, model.world.get("start", start)) != (world, given, start):
+        raise ValueError(
+            f"A model knows the world it was trained for: {model.world['id']} with {trained} from {model.world.get('start', 'its start')}; "
+            f"given {world} with {given} from {start}. Take that world, or train a model for this one: python -m gtmsm_env train --help"
+        )
+    frame = observation["frame"] if isinstance(observation, gym.spaces.Dict) and "frame" in observation.spaces else None
+    if frame is None or set(observation) - {"frame", "goal"} or frame.dtype != np.uint8 or frame.shape != model.frame_shape:  # type: ignore[call-overload]
+        raise ValueError(
+            f"A dream shows uint8 frames of the model's shape {model.frame_shape} under 'frame', and perhaps one under 'goal'; "
+            f"{world} shows {observation}. Take a world of such frames, or train a model for this one."
+        )
+    if not isinstance(action, gym.spaces.Discrete) or action.n != model.num_actions or action.start:
+        raise ValueError(
+            f"This model knows {model.num_actions} discrete actions from 0; {world} has {action}. Train a model for this world."
+        )
+
+
+def _creator(world: str) -> Any:
+    entry = gym.spec(world).entry_point
+    return load_env_creator(entry) if isinstance(entry, str) else entry
+
+
+def _rules(world: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that make a world's rules, those not given by their defaults, as JSON holds them."""
+    creator = _creator(world)
+    parameters = inspect.signature(creator).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+    free = ANYWHERE.union(getattr(creator, "metadata", {}).get("content", ()))
+    rules = {name: value for name, value in {**defaults, **gym.spec(world).kwargs, **kwargs}.items() if name not in free}
+    plain: dict[str, Any] = json.loads(json.dumps(rules, sort_keys=True, default=str))
+    return plain
+
+
+def neighbours(model: GTMSM) -> int:
+    """K, how many entries the model's prior reads."""
+    return model.K if model.views is None else model.views.K
+
+
+def check_memory(model: GTMSM, memory: SpatialMemory) -> None:
+    """Refuses a memory that the model cannot dream of: too small, or of another model. Raises ValueError."""
+    fewest = int(memory.count.min()) if memory.count.numel() else 0
+    if fewest < neighbours(model):
+        what = "is empty" if fewest == 0 else f"holds {fewest} entries, and the model reads the K = {neighbours(model)} nearest"
+        raise ValueError(f"A dream needs the memory of a walk; this one {what}. Walk further; some hundreds of steps are usual.")
+    n, d = model.transition.W_a.shape[0], model.encoder.linear.out_features
+    if (memory.s_mean.shape[-1], memory.values["z_mean"].shape[-1]) != (n, d):
+        raise ValueError(
+            f"A memory is read by the model that wrote it, here of states of {n} and encodings of {d} numbers; given {memory}."
+        )
+
+
+@torch.no_grad()
+def places(model: GTMSM, memory: SpatialMemory, views: bool = False) -> SpatialMemory:
+    """The distinct places of a memory, which is all that a dream asks of it; with their decoded views where frames will be shown."""
+    check_memory(model, memory)
+    K, radius = neighbours(model), model.step_length / 2
+    return decode_places(memory, model.decoder, radius, K) if views else memory.distinct(radius, at_least=K)
+
+
+def used(memory: SpatialMemory) -> Tensor:
+    """Which entries are no padding, (*M, N) bool."""
+    return torch.arange(memory.s_mean.shape[-2], device=memory.count.device) < memory.count[..., None]
+
+
+def alike(z: Tensor, other: Tensor) -> Tensor:
+    """Whether encodings (*B, d) are of the same frame, (*B) bool."""
+    return (z - other).square().sum(dim=-1) <= SAME**2
+
+
+def has_goals(memory: SpatialMemory) -> Tensor:
+    """Whether there are two places that look different, (*M,) bool: then from each of them there is a goal."""
+    z = memory.values["z_mean"]
+    return (used(memory) & ~alike(z, z[..., :1, :])).any(dim=-1)
+
+
+def end_of(memory: str | Path | SpatialMemory, model: GTMSM) -> Belief:
+    """The belief at the newest entry of a memory, or of one saved by this model."""
+    if not isinstance(memory, SpatialMemory):
+        memory = SpatialMemory.load(memory, model.fingerprint())
+    check_memory(model, memory)
+    last = (memory.count - 1).clamp(min=0)[..., None, None]
+    mean, variance = (torch.take_along_dim(x, last, dim=-2).squeeze(-2) for x in (memory.s_mean, memory.s_variance))
+    return Belief(mean, variance, torch.zeros_like(mean), memory)
+
+
+def move(belief: Belief, device: torch.device | str) -> Belief:
+    """A belief on another device."""
+    return Belief(belief.mean.to(device), belief.variance.to(device), belief.displacement.to(device), belief.memory.to(device))
+
+
+def spread(belief: Belief, rows: int) -> Belief:
+    """A belief of one memory for all rows, or of one a row, as one a row; nothing is copied."""
+    memory = belief.memory
+    if memory.batch_shape != belief.mean.shape[:-1] or memory.batch_shape not in ((), (1,), (rows,)):
+        raise ValueError(
+            f"A dream takes one memory for all rows or one for each of its {rows}, and as many states; got a mean of shape "
+            f"{tuple(belief.mean.shape)} and a memory of batch shape {tuple(memory.batch_shape)}."
+        )
+
+    axes = len(memory.batch_shape)
+
+    def expand(x: Tensor) -> Tensor:
+        own = x.shape[axes:]
+        return x.reshape(-1, *own).expand(rows, *own)
+
+    values = {name: expand(value) for name, value in memory.values.items()}
+    memory = SpatialMemory(expand(memory.s_mean), expand(memory.s_variance), values, expand(memory.count))
+    return Belief(expand(belief.mean), expand(belief.variance), expand(belief.displacement), memory)
+
+
+def newest_rewards(distinct: SpatialMemory, memory: SpatialMemory, radius: float) -> SpatialMemory:
+    """Each place with the reward and termination of the last visit to it: when x_1 was written, nothing had been received there yet."""
+    received = [memory.values[name] for name in ("reward", "termination") if name in memory.values]
+    if len(received) < 2 or not any(value.any() for value in received):
+        raise ValueError(
+            "task 'reward' reads what was received at remembered places, and nothing was: the memory holds no reward and no termination. "
+            "Walk a world that gives some, walk longer, or take task=None."
+        )
+    between = (distinct.s_mean[..., :, None, :] - memory.s_mean[..., None, :, :]).square().sum(dim=-1)  # (*M, P, N)
+    here = (between <= radius**2) & used(memory)[..., None, :]
+    visit = (here * torch.arange(1, here.shape[-1] + 1, device=here.device)).argmax(dim=-1)  # (*M, P)
+    last = {name: memory.values[name].take_along_dim(visit, dim=-1) for name in ("reward", "termination")}
+    return SpatialMemory(distinct.s_mean, distinct.s_variance, distinct.values | last, distinct.count)
+
+
+class WorldsAhead:
+    """Worlds, each walked by the exploring policy and remembered: for every row of a batch one after another.
+
+    All that happens in a world is drawn from one seed, which the row's own generator draws; so a row's k-th world depends on nothing but
+    the row's seed, and worlds can be walked before they are asked for. When a row has none left, every row that has none gets its next
+    one in the same bulk, whose shapes are always the same: the rounding of a row does not depend on what others do either.
+
+    Args:
+        worlds: walks one world a row
+        model: remembers
+        steps: frames of a walk
+        snapshot: what is kept of a belief
+        goals: whether a walk on which everything looks alike is thrown away
+        keep: what else is kept of some rows, called when their walks end
+    """
+
+    def __init__(
+        self,
+        worlds: VectorEnv[Any, Any, Any],
+        model: GTMSM,
+        steps: int,
+        snapshot: Callable[[Belief], Belief],
+        goals: bool,
+        keep: Callable[[Rows], list[Any]] | None = None,
+    ) -> None:
+        if steps < neighbours(model):
+            raise ValueError(f"walk_steps must be at least {neighbours(model)}, the entries this model's prior reads, got {steps}.")
+        self.worlds, self.model, self.steps = worlds, model, steps
+        self.snapshot, self.goals, self.keep = snapshot, goals, keep
+        self._stocked = np.zeros(worlds.num_envs, np.bool_)
+        self._belief: Belief | None = None
+        self._drawn: list[np.random.Generator] = [np.random.default_rng(0)] * worlds.num_envs
+        self._kept: list[Any] = [None] * worlds.num_envs
+
+    def forget(self, rows: Rows) -> None:
+        """Drop what is in stock for rows whose generator has changed."""
+        self._stocked[rows] = False
+
+    def next(self, rows: Rows, generators: list[np.random.Generator]) -> tuple[Belief, list[np.random.Generator], list[Any]]:
+        """The next world of some rows: the belief at the walk's end, what is left of the world's random numbers, and what was kept.
+
+        generators: of all rows; they draw the seeds.
+        """
+        if not self._stocked[rows].all():
+            self._walk(generators)
+        self._stocked[rows] = False
+        assert self._belief is not None
+        return self._belief[index(rows, self._belief)], [self._drawn[row] for row in rows], [self._kept[row] for row in rows]
+
+    def _walk(self, generators: list[np.random.Generator]) -> None:
+        for _ in range(REWALKS):
+            lacking = np.flatnonzero(~self._stocked)
+            seeds: list[int | None] = [None] * len(generators)
+            drawn = [np.random.default_rng(0)] * len(generators)  # of rows that have a world in stock, and idle here
+            for row in lacking.tolist():
+                seeds[row] = int(generators[row].integers(2**31))
+                drawn[row] = np.random.default_rng([seeds[row], 1])  # not the stream that the world draws from
+            walked = record(self.worlds, self.steps, drawn, seeds).to(self.model.transition.W_a.device)
+            belief = self.snapshot(self.model.remember(walked))
+            good = has_goals(belief.memory).cpu().numpy() if self.goals else np.ones(len(generators), np.bool_)
+            some = lacking[good[lacking]]
+            for row, kept in zip(some.tolist(), self.keep(some) if self.keep else [None] * len(some), strict=True):
+                self._drawn[row], self._kept[row] = drawn[row], kept
+            self._belief = belief if self._belief is None else self._belief.put(index(some, belief), belief[index(some, belief)])
+            self._stocked[some] = True
+            if self._stocked.all():
+                return
+        raise ValueError(
+            f"A goal is a place that looks unlike the start; on {REWALKS} walks of {self.steps} frames, each in a new world, everything "
+            "looked the same. Walk longer, or give other worlds."
+        )
+
+
+def index(rows: Rows, belief: Belief) -> Tensor:
+    """Row numbers as the belief's own device takes them."""
+    return torch.from_numpy(rows).to(belief.mean.device)
+
+
+def stand(mine: Belief, rows: Tensor, at: Belief) -> Belief:
+    """`mine` with some rows put, in order, where `at` is, in the memories they have."""
+    mean, variance, displacement = (
+        getattr(mine, name).index_copy(0, rows, getattr(at, name)) for name in ("mean", "variance", "displacement")
+    )
+    return Belief(mean, variance, displacement, mine.memory)
