@@ -10,7 +10,7 @@ import pytest
 import torch
 from exact import exact_model
 
-from gtmsm_env import evaluate
+from gtmsm_env import evaluate, plots
 from gtmsm_env.__main__ import main
 from gtmsm_env.data import distinct
 from gtmsm_env.evaluate import (
@@ -174,6 +174,7 @@ def test_figures_and_film_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         filmed.append((file.name, [next(pictures) for _ in range(3)]))
 
     monkeypatch.setattr(evaluate, "write_video", keep_the_first_pictures)
+    monkeypatch.setitem(plots.STYLE, "savefig.dpi", 40)
     monkeypatch.setattr(GTMSM, "load", lambda *_: exact_model(prior="views"))
     evaluate.run(arguments(tmp_path, episodes=1, output=tmp_path / "figures"))
     drawn = {file.name: file.read_bytes() for file in (tmp_path / "figures").iterdir()}
