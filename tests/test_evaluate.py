@@ -14,6 +14,7 @@ from gtmsm_env import evaluate, plots
 from gtmsm_env.__main__ import main
 from gtmsm_env.data import distinct
 from gtmsm_env.evaluate import (
+    AVERAGE,
     FLOOR,
     HEAVIEST,
     OURS,
@@ -77,6 +78,21 @@ def test_mixture_read_outs_equal_the_models_own() -> None:
     for t in range(TAU - 1, TAU + 99):
         belief = model.predict(belief, trials.walk.actions[:, t])
         np.testing.assert_array_equal(shown[HEAVIEST][:, t + 1 - TAU], model.decode(belief.mean, belief.memory))
+
+
+def test_the_mean_of_decodings_equals_a_slow_one(trials: Trials) -> None:
+    model = exact_model()
+    model.K, model.delta = 3, 0.5
+    values, shown = measure(model, trials, seed=0)
+    unvisited = np.argwhere(~trials.visited)
+    for row, h in unvisited[:: len(unvisited) // 5]:
+        frames, states = trials.walk.frames[row, :TAU].numpy() / 255, values.state[row]
+        square = np.square(states[:TAU] - states[TAU + h]).sum(axis=1)
+        nearest = np.argsort(square, kind="stable")[:3]
+        weight = 1 / (square[nearest] + 0.5)
+        expected = sum(w * frames[k] for w, k in zip(weight / weight.sum(), nearest, strict=True))
+        assert np.abs(shown[AVERAGE][row, h] - 255 * expected).max() < 0.51
+        np.testing.assert_array_equal(shown[HEAVIEST][row, h], trials.walk.frames[row, nearest[0]])
 
 
 # ---- likelihood
