@@ -19,6 +19,7 @@ from gtmsm_env.priors import ViewsPrior, decode_places, mixture_prior
 from gtmsm_env.transitions import LinearWithWalls
 from gtmsm_env.types import Belief, GaussianMixture, Neighbours, Walk, gaussian_log_prob
 
+Prior = Callable[[Tensor, SpatialMemory], GaussianMixture]
 PRETRAINED = Path(__file__).parent / "pretrained"
 
 
@@ -201,13 +202,7 @@ class GTMSM(nn.Module):
         return mean, (steps * self.transition.sigma_s**2).expand_as(mean), u
 
     def forward(
-        self,
-        frames: Tensor,
-        index: Tensor,
-        actions: Tensor,
-        tau: int,
-        prior: Callable[[Tensor, SpatialMemory], GaussianMixture] | None = None,
-        generator: torch.Generator | None = None,
+        self, frames: Tensor, index: Tensor, actions: Tensor, tau: int, prior: Prior | None = None, generator: torch.Generator | None = None
     ) -> Elbo:
         """The ELBO (section 3.4) of steps tau+1..T, given that steps 1..tau are remembered.
 
@@ -218,15 +213,32 @@ class GTMSM(nn.Module):
             prior: p(z | s, M), this model's own by default
         """
         q_mean, q_variance = (torch.take_along_dim(q, index[..., None], dim=1) for q in self.encode(frames))  # (B, T, d)
+        kl, z = self.divergence(q_mean, q_variance, actions, tau, prior, generator)
+        x = frames_to_x(torch.take_along_dim(frames, index[:, tau:, None, None, None], dim=1))
+        variance = torch.tensor(self.sigma_x**2, device=x.device)
+        log_likelihood = gaussian_log_prob(x.flatten(2), self.decoder(z).flatten(2), variance)
+        return Elbo(log_likelihood.mean(), kl.mean())
+
+    def divergence(
+        self,
+        q_mean: Tensor,
+        q_variance: Tensor,
+        actions: Tensor,
+        tau: int,
+        prior: Prior | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """KL(q(z_t | x_t) || p(z_t | s_t, M)) for t > tau by one sample of s_t and z_t: (B, T - tau), and that z (B, T - tau, d).
+
+        q_mean, q_variance: (B, T, d) of q(z_t | x_t), those of t <= tau are remembered.
+        """
         s_mean, s_variance, _ = self.filter(actions)
-        memory = SpatialMemory(s_mean[:, :tau], s_variance[:, :tau], {"z_mean": q_mean[:, :tau], "z_variance": q_variance[:, :tau]})
+        values = {"z_mean": q_mean[:, :tau], "z_variance": q_variance[:, :tau]}
+        memory = SpatialMemory(s_mean[:, :tau], s_variance[:, :tau], values)
         mean, variance = q_mean[:, tau:], q_variance[:, tau:]
         s = s_mean[:, tau:] + s_variance[:, tau:].sqrt() * torch.empty_like(s_mean[:, tau:]).normal_(generator=generator)
         z = mean + variance.sqrt() * torch.empty_like(mean).normal_(generator=generator)
-        x = frames_to_x(torch.take_along_dim(frames, index[:, tau:, None, None, None], dim=1))
-        log_likelihood = gaussian_log_prob(x.flatten(2), self.decoder(z).flatten(2), torch.tensor(self.sigma_x**2, device=x.device))
-        kl = gaussian_log_prob(z, mean, variance) - (prior or self.prior)(s, memory).log_prob(z)
-        return Elbo(log_likelihood.mean(), kl.mean())
+        return gaussian_log_prob(z, mean, variance) - (prior or self.prior)(s, memory).log_prob(z), z
 
     # ---------------------------------------------------------------- disk
 

@@ -1,0 +1,135 @@
+"""Walks: recorded in a world, remembered by a model, kept compactly and drawn in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+from torch import Tensor
+
+from gtmsm_env.exploration import exploring_actions
+from gtmsm_env.types import Belief, Walk
+
+if TYPE_CHECKING:
+    from gtmsm_env.model import GTMSM
+
+World = gym.Env[Any, Any] | VectorEnv[Any, Any, Any]
+
+
+def record(
+    world: World,
+    steps: int,
+    generator: np.random.Generator | Sequence[np.random.Generator] | None = None,
+    seed: int | Sequence[int | None] | None = None,
+) -> Walk:
+    """A walk of `steps` frames (x_1 and steps - 1 actions) in a new world, by the exploring policy.
+
+    Args:
+        world: an environment with frames under "frame" and discrete actions; a vector env gives a batch of walks, one a row
+        generator: draws the actions; one for all rows, one a row, or the world's own, as its reset leaves it
+        seed: handed to the world's reset; to a vector env's also one a row
+    """
+    if steps < 1:
+        raise ValueError(f"A walk has at least one frame, given steps={steps}. Ask for some hundreds.")
+    rows = world.num_envs if isinstance(world, VectorEnv) else None
+    space = world.single_action_space if isinstance(world, VectorEnv) else world.action_space
+    if not isinstance(space, gym.spaces.Discrete):
+        raise ValueError(f"The exploring policy repeats discrete actions; the world's are {space}. Record the walk yourself as a Walk.")
+    observation, info = world.reset(seed=seed, options={"phase": "walk"})  # type: ignore[arg-type]
+    explored = exploring_actions(world.np_random if generator is None else generator, rows or 1, steps - 1, int(space.n))
+    frames, positions = [observation["frame"]], [info.get("position")]
+    actions: list[Any] = []
+    rewards: list[Any] = []
+    terminations: list[Any] = []
+    for step in range(1, steps):
+        action = explored[:, step - 1] if rows else explored[0, step - 1]
+        observation, reward, terminated, truncated, info = world.step(action)
+        if np.any(terminated) or np.any(truncated):
+            raise ValueError(
+                f"A walk is not interrupted; the world ended it after {step} steps. Walk fewer steps, or give the world a walk phase."
+            )
+        for recorded, value in ((frames, observation["frame"]), (actions, action), (rewards, reward), (terminations, terminated)):
+            recorded.append(value)
+        positions.append(info.get("position"))
+    axis = 1 if rows else 0
+    lead = (rows,) if rows else ()
+
+    def stack(values: list[Any], first: Any = None, dtype: Any = None) -> Tensor:
+        values = values if first is None else [np.full(lead, first), *values]
+        return torch.from_numpy(np.stack(values, axis=axis).astype(dtype)) if values else torch.zeros((*lead, 0), dtype=torch.int64)
+
+    return Walk(
+        frames=stack(frames, dtype=np.uint8),
+        actions=stack(actions, dtype=np.int64),
+        rewards=stack(rewards, 0.0, np.float32),
+        terminations=stack(terminations, False, np.bool_),
+        positions=None if positions[0] is None else stack(positions, dtype=np.int64),
+    )
+
+
+def walk(world: World, model: GTMSM, steps: int, generator: np.random.Generator | None = None, seed: int | None = None) -> Belief:
+    """Walk a new world for `steps` frames and remember it: the belief at the walk's end. A vector env gives a batch of beliefs."""
+    return model.remember(record(world, steps, generator, seed).to(model.transition.W_a.device))
+
+
+@dataclass(frozen=True)
+class Walks:
+    """W walks of T steps, each distinct frame of a walk once: what `GTMSM.forward` takes. Bytes decide what is distinct, never places."""
+
+    frames: Tensor  # (W, F, H, W, C) uint8, in the order in which they were first seen; padded with zeros
+    index: Tensor  # (W, T) int64, x_t = frames[index_t]
+    actions: Tensor  # (W, T-1) int64
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def batch(self, rows: Tensor, steps: int) -> Walks:
+        """The first `steps` steps of some walks."""
+        index = self.index[rows, :steps]
+        return Walks(self.frames[rows, : int(index.max()) + 1], index, self.actions[rows, : steps - 1])
+
+    def unmoved(self) -> Tensor:
+        """Steps whose frame equals the one before byte for byte though their action usually changes it, (W, T-1) bool: blocked moves."""
+        same = self.index[:, 1:] == self.index[:, :-1]
+        usual = torch.stack([same[self.actions == a].float().mean() for a in range(int(self.actions.max()) + 1)])
+        return same & (usual < 0.9)[self.actions]
+
+
+def distinct(walk: Walk) -> Walks:
+    """The distinct frames of a batch of walks (W, T)."""
+    rows, steps = walk.frames.shape[:2]
+    bytes_ = walk.frames.reshape(rows, steps, -1).numpy().view(f"V{walk.frames[0, 0].numel()}").squeeze(-1)  # one value a frame
+    index = np.empty((rows, steps), np.int64)
+    firsts = []
+    for row in range(rows):
+        _, first, inverse = np.unique(bytes_[row], return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        index[row] = np.argsort(order)[inverse]
+        firsts.append(first[order])
+    frames = walk.frames.new_zeros(rows, max(map(len, firsts)), *walk.frames.shape[2:])
+    for row, first in enumerate(firsts):
+        frames[row, : len(first)] = walk.frames[row, torch.from_numpy(first)]
+    return Walks(frames, torch.from_numpy(index), walk.actions)
+
+
+def record_walks(world_id: str, world_kwargs: dict[str, Any], walks: int, steps: int, seed: int, chunk: int = 256) -> Iterator[Walks]:
+    """Walks for training, `chunk` worlds at a time."""
+    generator = np.random.default_rng(seed)
+    world = gym.make_vec(world_id, num_envs=chunk, **world_kwargs)
+    for start in range(0, walks, chunk):
+        rows = min(chunk, walks - start)
+        recorded = record(world, steps, generator, seed=int(generator.integers(2**31)) if start == 0 else None)
+        yield distinct(Walk(recorded.frames[:rows], recorded.actions[:rows]))
+    world.close()
+
+
+def concatenate(parts: Sequence[Walks]) -> Walks:
+    """Several sets of walks as one."""
+    most = max(part.frames.shape[1] for part in parts)
+    frames = [torch.nn.functional.pad(part.frames, (0, 0) * 3 + (0, most - part.frames.shape[1])) for part in parts]
+    return Walks(torch.cat(frames), torch.cat([part.index for part in parts]), torch.cat([part.actions for part in parts]))

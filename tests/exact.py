@@ -1,0 +1,40 @@
+"""A GTM-SM with a closed form: its dream of image navigation equals the world, byte for byte, on every place the walk has been.
+
+States are places in steps from the centre, walls are exact, encodings are the pixels themselves.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from gtmsm_env.model import GTMSM
+
+
+class ExactWalls(nn.Module):
+    """The logit of g: a move is free where it leads to one of the (2 reach + 1)^2 places around the start."""
+
+    def __init__(self, reach: int) -> None:
+        super().__init__()
+        self.reach = reach
+
+    def forward(self, s: Tensor) -> Tensor:
+        return torch.where((s.abs() <= self.reach + 0.5).all(dim=-1, keepdim=True), 1e3, -1e3)
+
+
+def exact_model(side: int = 9, frame_shape: tuple[int, int, int] = (8, 8, 3), prior: str = "mixture") -> GTMSM:
+    """A model of image navigation with `side` places a side that needs no training. step_length is 1."""
+    size = math.prod(frame_shape)
+    world = {"id": "GTMSM-ImageNavigation-v0", "kwargs": {}, "start": "center"}
+    model = GTMSM(frame_shape, 5, z_size=size, hidden=8, K=1, prior=prior, world=world)
+    with torch.no_grad():
+        model.transition.W_a.copy_(torch.tensor([[-1.0, 1, 0, 0, 0], [0, 0, -1, 1, 0]]))
+        model.transition.g = ExactWalls(side // 2)
+        model.encoder.linear.weight.copy_(torch.eye(size))
+        model.encoder.linear.bias.zero_()
+        model.encoder.log_variance.fill_(-10)
+        model.decoder.linear.weight.copy_(torch.eye(size))
+        model.decoder.linear.bias.zero_()
+    return model.eval().requires_grad_(False)
