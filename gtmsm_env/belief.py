@@ -290,13 +290,12 @@ class VectorBeliefWrapper(BatchedRows, VectorWrapper[Observation, Rows, Observat
         _check_same_world(bool(np.any(walking)), walking is not None, steps[rows], self.walk_steps - 1)
         which = index(rows, self._now)
         self._now = stand(self._now, which, self._home[which])
-        novelty = self.model.novelty(self._now.mean, self._now.memory)
-        goal = novelty
-        if self._goals:
-            goal = self.model.locate(self._tensor(observation["goal"]), self._now.memory).s_mean[:, 0]
+        begun = self._now[which]
+        novelty = self.model.novelty(begun.mean, begun.memory)
+        goal = self.model.locate(self._tensor(observation["goal"][rows]), begun.memory).s_mean[:, 0] if self._goals else begun.mean
         if not self._ready.any():
             self._goal, self._novelty = goal, novelty
-        self._goal, self._novelty = (x.index_copy(0, which, y[which]) for x, y in ((self._goal, goal), (self._novelty, novelty)))
+        self._goal, self._novelty = self._goal.index_copy(0, which, goal), self._novelty.index_copy(0, which, novelty)
         self._world = observation, info
 
     def _advance(self, actions: Rows) -> tuple[NDArray[np.float64], Flags, Flags]:

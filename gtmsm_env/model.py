@@ -118,7 +118,11 @@ class GTMSM(nn.Module):
         where: (*B,) bool, rows whose memory is written, all by default.
         """
         belief = self.predict(belief, action)
-        z_mean, z_variance = self.encode(frame)
+        if where is None:
+            z_mean, z_variance = self.encode(frame)
+        else:  # frames that are not remembered are not looked at
+            z_mean, z_variance = frame.new_zeros(2, *where.shape, self.config["z_size"], dtype=belief.mean.dtype)
+            z_mean[where], z_variance[where] = self.encode(frame[where])
         reward = z_mean.new_zeros(action.shape) if reward is None else reward
         termination = torch.zeros(action.shape, dtype=torch.bool, device=action.device) if termination is None else termination
         memory = belief.memory.write(
