@@ -197,10 +197,13 @@ class GTMSM(nn.Module):
 
     # ---------------------------------------------------------------- learning
 
-    def filter(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """q(s_1)..q(s_T) from actions (*B, T-1): means, variances and displacements, (*B, T, n) each (eq. 3)."""
+    def filter(self, actions: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """q(s_1)..q(s_T) from actions (*B, T-1): means, variances and displacements, (*B, T, n) each (eq. 3).
+
+        lengths: (*B, T-1) scales each move where walls are not yet learned: 0 for a move that changed nothing.
+        """
         s = self.transition.W_a.new_zeros(*actions.shape[:-1], self.transition.W_a.shape[0])
-        mean, u = self.transition.rollout(s, s, actions)
+        mean, u = self.transition.rollout(s, s, actions, lengths)
         mean, u = (torch.cat([s[..., None, :], x], dim=-2) for x in (mean, u))
         steps = torch.arange(1, mean.shape[-2] + 1, device=mean.device)[:, None]
         return mean, (steps * self.transition.sigma_s**2).expand_as(mean), u
@@ -231,12 +234,13 @@ class GTMSM(nn.Module):
         tau: int,
         prior: Prior | None = None,
         generator: torch.Generator | None = None,
+        lengths: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """KL(q(z_t | x_t) || p(z_t | s_t, M)) for t > tau by one sample of s_t and z_t: (B, T - tau), and that z (B, T - tau, d).
 
-        q_mean, q_variance: (B, T, d) of q(z_t | x_t), those of t <= tau are remembered.
+        q_mean, q_variance: (B, T, d) of q(z_t | x_t), those of t <= tau are remembered; lengths as for `filter`.
         """
-        s_mean, s_variance, _ = self.filter(actions)
+        s_mean, s_variance, _ = self.filter(actions, lengths)
         values = {"z_mean": q_mean[:, :tau], "z_variance": q_variance[:, :tau]}
         memory = SpatialMemory(s_mean[:, :tau], s_variance[:, :tau], values)
         mean, variance = q_mean[:, tau:], q_variance[:, tau:]

@@ -17,14 +17,14 @@ class LinearWithWalls(nn.Module):
         sigma_s: deviation of one step, in the state's unit
     """
 
-    def __init__(self, num_actions: int, state_size: int = 2, sigma_s: float = 1e-3, hidden: int = 24) -> None:
+    def __init__(self, num_actions: int, state_size: int = 2, sigma_s: float = 1e-3, hidden: int = 64) -> None:
         super().__init__()
         self.sigma_s = sigma_s
         self.W_a = nn.Parameter(torch.empty(state_size, num_actions).normal_(std=0.1))
         free = nn.Linear(hidden, 1)
         nn.init.constant_(free.bias, 1.5)  # moves are free until the network has learned otherwise
-        self.g = nn.Sequential(nn.Linear(state_size, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh(), free)
-        # Divides the input of g, once set to the spread of wall-free walks: a saturated tanh cannot learn where walls are.
+        self.g = nn.Sequential(nn.Linear(state_size, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), free)
+        # Divides the input of g, once set to the spread of wall-free walks: walls lie where the network can tell places apart.
         self.wall_scale: Tensor
         self.register_buffer("wall_scale", torch.ones(state_size))
         self.walls = True  # training starts without: g = 1
@@ -36,10 +36,13 @@ class LinearWithWalls(nn.Module):
             move = torch.sigmoid(self.g((s + move) / self.wall_scale)) * move
         return s + move, move
 
-    def rollout(self, s: Tensor, u: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
-        """All steps: s, u (*B, n), a (*B, T) int64 -> s_1..s_T and u_1..u_T (*B, T, n)."""
+    def rollout(self, s: Tensor, u: Tensor, a: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """All steps: s, u (*B, n), a (*B, T) int64 -> s_1..s_T and u_1..u_T (*B, T, n).
+
+        lengths: (*B, T) scales each move, without walls only.
+        """
         if not self.walls:
-            moves = self.W_a.t()[a]
+            moves = self.W_a.t()[a] * (1 if lengths is None else lengths[..., None])
             return s[..., None, :] + moves.cumsum(dim=-2), moves
         states, displacements = [], []
         for t in range(a.shape[-1]):

@@ -1,0 +1,234 @@
+"""How image navigation is learned: stages, each of which raises the ELBO of section 3.4 in some of the parameters.
+
+Where is learned before what is seen well, and moves before walls. Nothing but frames and actions is read. Every draw is a function
+of (seed, stage, iteration), so that a resumed run ends at the same weights as an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gtmsm_env.data import Walks
+from gtmsm_env.memory import SpatialMemory
+from gtmsm_env.model import GTMSM
+from gtmsm_env.networks import frames_to_x, set_principal_components
+from gtmsm_env.priors import decode_places, mixture_prior
+from gtmsm_env.types import Neighbours, gaussian_log_prob
+
+BATCH = 32  # walks an iteration
+RECALLED = 4096  # walks from which moves and walls are learned: enough, and their encodings fit into memory
+IMAGINED = 0.1  # deviation at which the views prior's imagined frame is compared with the true one while it learns
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A number of iterations on one objective. `rates` are Adam's learning rates by the parts they teach; other parts rest."""
+
+    name: str
+    iterations: int
+    rates: dict[str, float]
+    cost: float  # CPU milliseconds an iteration, roughly: progress is counted in them
+    falling: bool = False  # the rates fall to zero along a cosine
+    tau: int = 0  # steps remembered
+    ahead: int = 0  # steps predicted
+    walls: bool = True  # without: blocked moves are taken as moves of no length
+    K: int = 0  # neighbours, 0 for all: a soft recall first, since the few nearest are copies of one frame and carry no gradient
+    delta: float = 1e-4
+
+
+def recipe(size: str) -> list[Stage]:
+    """The stages of a full training."""
+    moves, both = {"moves": 1e-2}, {"moves": 1e-3, "walls": 1e-2}
+    stages = [
+        Stage("moves", 400, moves, 40, tau=32, ahead=32, walls=False, delta=1.0),
+        Stage("moves", 300, moves, 60, tau=64, ahead=32, walls=False, delta=0.1, falling=True),
+        Stage("walls", 400, {"walls": 1e-2}, 60, tau=32, ahead=32, delta=1.0),
+        Stage("walls", 300, both, 70, tau=64, ahead=32, K=64, delta=0.1),
+        Stage("walls", 200, {"moves": 1e-3, "walls": 5e-3}, 80, tau=128, ahead=32, K=16, delta=1e-2),
+        Stage("walls", 400, {"moves": 1e-3, "walls": 5e-3}, 120, tau=256, ahead=32, K=5, delta=1e-3, falling=True),
+        Stage("vae", 20000, {"vae": 1e-3}, 15, falling=True),
+    ]
+    if size == "paper":
+        return [*stages, Stage("elbo", 1000, {"vae": 3e-4}, 200, falling=True, tau=256, ahead=32, K=5, delta=1e-4)]
+    return [*stages, Stage("views", 3000, {"views": 1e-3}, 250, falling=True)]
+
+
+SIZES: dict[str, dict[str, Any]] = {
+    "default": {"z_size": 64, "hidden": 256, "prior": "views"},
+    "paper": {"z_size": 16, "hidden": 256, "prior": "mixture", "sigma_x": 0.03},
+}
+
+
+@dataclass
+class Trainer:
+    """A model, its data and where in the recipe it stands."""
+
+    model: GTMSM
+    walks: Walks
+    stages: list[Stage]
+    seed: int
+    stage: int = 0
+    iteration: int = 0
+    _encodings: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """The parameters that a stage's rates are for."""
+        model = self.model
+        return {
+            "moves": [model.transition.W_a],
+            "walls": list(model.transition.g.parameters()),
+            "vae": [*model.encoder.parameters(), *model.decoder.parameters()],
+            "views": [] if model.views is None else list(model.views.parameters()),
+        }
+
+    def optimizer(self) -> torch.optim.Adam:
+        """Adam over the parts of this stage; all others need no gradient."""
+        stage = self.stages[self.stage]
+        self.model.requires_grad_(False)
+        groups = [{"params": self.parts()[part], "lr": rate, "rate": rate} for part, rate in stage.rates.items()]
+        for group in groups:
+            for parameter in group["params"]:  # type: ignore[attr-defined]
+                parameter.requires_grad_(True)
+        return torch.optim.Adam(groups)
+
+    def begin(self) -> None:
+        """What a stage needs before its first iteration."""
+        self.model.transition.walls = self.stages[self.stage].walls
+        self._encodings = None
+        if self.stage == 0:
+            x = frames_to_x(self._crops(np.random.default_rng([self.seed, 0]), 50_000))
+            set_principal_components(self.model.encoder, self.model.decoder, x, self.model.sigma_x)
+        elif self.stages[self.stage].walls and not self.stages[self.stage - 1].walls:
+            self._scale_walls()
+
+    def step(self, optimizer: torch.optim.Adam) -> float:
+        """One iteration of the current stage: its loss, in nats."""
+        stage = self.stages[self.stage]
+        rng = np.random.default_rng([self.seed, self.stage, self.iteration])
+        generator = torch.Generator(self.walks.frames.device).manual_seed(int(rng.integers(2**63)))
+        if stage.falling:
+            for group in optimizer.param_groups:
+                group["lr"] = group["rate"] * 0.5 * (1 + math.cos(math.pi * self.iteration / stage.iterations))
+        losses = {
+            "moves": self.recall_loss,
+            "walls": self.recall_loss,
+            "vae": self.vae_loss,
+            "views": self.views_loss,
+            "elbo": self.elbo_loss,
+        }
+        loss = losses[stage.name](stage, rng, generator)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"The loss of stage {self.stage + 1} ({stage.name}) became {float(loss)}. Train with another --seed.")
+        optimizer.zero_grad()
+        (loss / 100).backward()  # a scale at which clipping by 10 seldom acts
+        for group in optimizer.param_groups:
+            nn.utils.clip_grad_norm_(group["params"], 10)
+        optimizer.step()
+        self.iteration += 1
+        return float(loss)
+
+    # ---------------------------------------------------------------- objectives
+
+    def recall_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
+        """The KL of the ELBO, the one term that the transition enters. Encodings are computed once: the VAE rests."""
+        rows = torch.from_numpy(rng.integers(min(len(self.walks), RECALLED), size=BATCH)).to(self.walks.frames.device)
+        walks = self.walks.batch(rows, stage.tau + stage.ahead)
+        q_mean, q_variance = (torch.take_along_dim(q[rows], walks.index[..., None], dim=1) for q in self._encoded())
+        lengths = None if stage.walls else (~walks.unmoved()).float()
+        K = stage.K or stage.tau
+        kl, _ = self.model.divergence(
+            q_mean, q_variance, walks.actions, stage.tau, lambda s, M: mixture_prior(M.read(s, K), stage.delta), generator, lengths
+        )
+        return kl.mean()
+
+    def vae_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
+        """The negative ELBO of single frames, with N(0, I) in the place of what the memory expects."""
+        x = frames_to_x(self._crops(rng, 512))
+        mean, variance = self.model.encoder(x)
+        z = mean + variance.sqrt() * torch.empty_like(mean).normal_(generator=generator)
+        log_likelihood = gaussian_log_prob(x.flatten(1), self.model.decoder(z).flatten(1), x.new_tensor(self.model.sigma_x**2))
+        kl = 0.5 * (mean.square() + variance - variance.log() - 1).sum(dim=-1)
+        return (kl - log_likelihood).mean()
+
+    def elbo_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
+        """The negative ELBO as it stands in section 3.4, with the mixture prior."""
+        rows = torch.from_numpy(rng.integers(len(self.walks), size=BATCH)).to(self.walks.frames.device)
+        walks = self.walks.batch(rows, stage.tau + stage.ahead)
+        elbo = self.model(
+            walks.frames, walks.index, walks.actions, stage.tau, lambda s, M: mixture_prior(M.read(s, stage.K), stage.delta), generator
+        )
+        loss: Tensor = elbo.kl - elbo.log_likelihood
+        return loss
+
+    def views_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
+        """-log p(z | s, M) of frames seen after tau random steps, and how far the imagined frame is from the true one.
+
+        Most queries are at places that the memory lacks, by the model's own novelty; of the others, half have their place hidden.
+        """
+        model, views = self.model, self.model.views
+        assert views is not None
+        device = self.walks.frames.device
+        rows = torch.from_numpy(rng.integers(len(self.walks), size=BATCH)).to(device)
+        steps, queries = self.walks.index.shape[1], BATCH
+        tau = int(rng.integers(steps // 8, steps // 2 + 1))
+        walks = self.walks.batch(rows, min(steps, tau + steps // 2))
+        with torch.no_grad():
+            s, s_variance, _ = model.filter(walks.actions)
+            q_mean, q_variance = (torch.take_along_dim(q, walks.index[..., None], dim=1) for q in model.encode(walks.frames))
+            memory = SpatialMemory(s[:, :tau], s_variance[:, :tau], {"z_mean": q_mean[:, :tau], "z_variance": q_variance[:, :tau]})
+            places = decode_places(memory, model.decoder, model.step_length / 2, views.K + 1)
+            new = model.novelty(s[:, tau:], places) > 0.5  # (B, ahead)
+            weight = torch.where(new, 0.6 / (new.float().mean() + 1e-3), 0.4 / ((~new).float().mean() + 1e-3))
+            at = tau + torch.multinomial(weight, queries, generator=generator)  # (B, Q)
+            s, mean, variance = (torch.take_along_dim(q, at[..., None], dim=1) for q in (s, q_mean, q_variance))
+            s = s + model.transition.sigma_s * math.sqrt(tau) * torch.empty_like(s).normal_(generator=generator)
+            x = frames_to_x(walks.frames[torch.arange(BATCH, device=device)[:, None], walks.index.gather(1, at)])
+            z = mean + variance.sqrt() * torch.empty_like(mean).normal_(generator=generator)
+            found = places.read(s, views.K + 1)
+            hidden = (found.distance[..., 0] < model.step_length / 2) & (torch.rand(at.shape, generator=generator, device=device) < 0.5)
+            neighbours = _skip_first(found, hidden)
+        mixture = views(neighbours, s, model.encoder, model.delta)
+        imagined = model.decoder(mixture.mean[..., 0, :])
+        return -mixture.log_prob(z).mean() + (x - imagined).square().flatten(2).sum(dim=-1).mean() / (2 * IMAGINED**2)
+
+    # ---------------------------------------------------------------- what they read
+
+    def _encoded(self) -> tuple[Tensor, Tensor]:
+        """q(z | x) of every distinct frame of these walks, (W, F, d) each."""
+        if self._encodings is None:
+            with torch.no_grad():
+                parts = [self.model.encode(frames) for frames in self.walks.frames[:RECALLED].split(256)]
+            self._encodings = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+        return self._encodings
+
+    def _crops(self, rng: np.random.Generator, count: int) -> Tensor:
+        """Frames that walks have seen, (count, H, W, C) uint8: a walk, then a step of it."""
+        rows, steps = rng.integers(len(self.walks), size=count), rng.integers(self.walks.index.shape[1], size=count)
+        return self.walks.frames[rows, self.walks.index[rows, steps]]
+
+    def _scale_walls(self) -> None:
+        """Set the scale of g's input to the spread of states on walks whose blocked moves have no length."""
+        walks = self.walks.batch(torch.arange(min(256, len(self.walks))), 64)
+        self.model.transition.walls = False
+        with torch.no_grad():
+            s, _, _ = self.model.filter(walks.actions, (~walks.unmoved()).float())
+            self.model.transition.wall_scale.copy_(s.flatten(0, 1).std(dim=0))
+        self.model.transition.walls = True
+
+
+def _skip_first(found: Neighbours, hidden: Tensor) -> Neighbours:
+    """K of K + 1 neighbours: the first K, or where `hidden` (*B,) the last K."""
+
+    def choose(x: Tensor) -> Tensor:
+        where = hidden.reshape(*hidden.shape, *[1] * (x.dim() - hidden.dim()))
+        axis = hidden.dim()
+        return torch.where(where, x.narrow(axis, 1, x.shape[axis] - 1), x.narrow(axis, 0, x.shape[axis] - 1))
+
+    values = {name: choose(value) for name, value in found.values.items()}
+    return Neighbours(choose(found.distance), choose(found.index), choose(found.s_mean), choose(found.s_variance), values)

@@ -1,0 +1,164 @@
+"""The training loop: progress, TensorBoard, checkpoints that resume, and the model with its card at the end."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gtmsm_env.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from gtmsm_env.data import Walks, concatenate, record_walks
+from gtmsm_env.model import GTMSM
+from gtmsm_env.recipe import SIZES, Trainer, recipe
+from gtmsm_env.report import check_writable, write_json
+
+WORLD, RULES = "GTMSM-ImageNavigation-v0", {"image_size": 32, "crop_size": 8, "step_size": 3}
+WALKS, STEPS = 16384, 512  # what is learned from
+CHECKPOINT_SECONDS = 60
+
+
+def run(args: argparse.Namespace) -> int:
+    """`python -m gtmsm_env train image-navigation`: trains into args.output and returns the exit status."""
+    check_writable(args.json, args.output)
+    path = args.output / "training"
+    if path.with_suffix(".json").exists() and not args.resume:
+        raise ValueError(f"{args.output} holds a training already. Continue it with --resume, or choose another --output.")
+    torch.manual_seed(args.seed)  # initial weights
+    model = GTMSM((8, 8, 3), 5, world={"id": WORLD, "kwargs": RULES, "start": "center"}, **SIZES[args.size]).to(args.device)
+    what = {"seed": args.seed, "size": args.size, "images": args.images, "stages": [asdict(stage) for stage in recipe(args.size)]}
+    walks = gather(args.images, args.seed, WALKS, STEPS, args.device)
+    trainer = Trainer(model, walks, recipe(args.size), args.seed)
+    seconds = fit(trainer, path, what, args.resume)
+    card = {
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "versions": {name: version(name) for name in ("gtmsm-env", "torch", "numpy")} | {"python": platform.python_version()},
+        "seconds": round(seconds),
+        "walks": {"count": len(walks), "steps": STEPS, "split": "train"},
+        **what,
+    }
+    model.save(args.output / "model", **card)
+    print(f"{args.output / 'model'}.safetensors after {seconds / 60:.1f} CPU minutes. Judge it:")
+    print(f"  python -m gtmsm_env evaluate image-navigation --model {args.output / 'model'}")
+    if args.json:
+        write_json(args.json, {"seconds": seconds, "model": str(args.output / "model")}, args.seed)
+    return 0
+
+
+def gather(images: str, seed: int, count: int, steps: int, device: str) -> Walks:
+    """Walks in worlds of the train split, with a progress bar."""
+    from tqdm import tqdm
+
+    parts = []
+    with tqdm(total=count, desc="walking", unit="walk") as progress:
+        for part in record_walks(WORLD, {**RULES, "images": images, "split": "train", "task": None}, count, steps, seed):
+            parts.append(part)
+            progress.update(len(part))
+    walks = concatenate(parts)
+    return Walks(walks.frames.to(device), walks.index.to(device), walks.actions.to(device))
+
+
+def fit(trainer: Trainer, path: Path, what: dict[str, Any], resume: bool = False) -> float:
+    """Run the stages to their end, from the checkpoint at `path` if there is one to resume: CPU seconds spent, earlier runs counted.
+
+    Writes a checkpoint every minute, at the end, and on Ctrl-C, which then raises KeyboardInterrupt.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+    from tqdm import tqdm
+
+    seconds, state = 0.0, None
+    if resume and path.with_suffix(".json").exists():
+        seconds, state = restore(trainer, path, what)
+    cost = [stage.cost * stage.iterations for stage in trainer.stages]
+    spent, saved = time.process_time() - seconds, time.monotonic()
+    writer = SummaryWriter(str(path.parent))
+    progress = tqdm(total=round(sum(cost)), bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left{postfix}")
+    with progress, interrupted() as stop:
+        while trainer.stage < len(trainer.stages):
+            stage = trainer.stages[trainer.stage]
+            if trainer.iteration == 0:
+                trainer.begin()
+            optimizer = trainer.optimizer()
+            if state is not None:
+                restore_optimizer(optimizer, state)
+                state = None
+            progress.set_description(f"stage {trainer.stage + 1} of {len(trainer.stages)}, {stage.name}")
+            while trainer.iteration < stage.iterations:
+                loss = trainer.step(optimizer)
+                step = sum(s.iterations for s in trainer.stages[: trainer.stage]) + trainer.iteration
+                if trainer.iteration % 10 == 0:
+                    writer.add_scalar(f"loss/{trainer.stage + 1}_{stage.name}", loss, step)
+                    progress.set_postfix_str(f", loss {loss:.0f}")
+                    progress.n = round(sum(cost[: trainer.stage]) + trainer.iteration * stage.cost)
+                    progress.refresh()
+                if stop or time.monotonic() - saved > CHECKPOINT_SECONDS:
+                    save(trainer, optimizer, path, what, time.process_time() - spent)
+                    saved = time.monotonic()
+                if stop:
+                    progress.write(f"Stopped; the checkpoint {path} is written. Continue with --resume.")
+                    raise KeyboardInterrupt
+            trainer.stage, trainer.iteration = trainer.stage + 1, 0
+        progress.n = progress.total
+    writer.close()
+    trainer.model.transition.walls = True
+    trainer.model.requires_grad_(False)
+    save(trainer, None, path, what, time.process_time() - spent)
+    return time.process_time() - spent
+
+
+@contextmanager
+def interrupted() -> Iterator[list[int]]:
+    """Ctrl-C and SIGTERM fill the list instead of breaking an iteration in two."""
+    signals: list[int] = []
+    before = {number: signal.signal(number, lambda number, frame: signals.append(number)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield signals
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def save(trainer: Trainer, optimizer: torch.optim.Adam | None, path: Path, what: dict[str, Any], seconds: float) -> None:
+    """Where a training stands: weights, Adam's moments and the place in the recipe."""
+    tensors = {f"model.{name}": tensor for name, tensor in trainer.model.state_dict().items()}
+    for number, moments in (optimizer.state_dict()["state"] if optimizer else {}).items():
+        tensors |= {f"adam.{number}.{name}": torch.as_tensor(moment) for name, moment in moments.items()}
+    where = {"stage": trainer.stage, "iteration": trainer.iteration, "seconds": seconds}
+    save_checkpoint(path, tensors, {"kind": "training", "what": what, **where})
+
+
+def restore(trainer: Trainer, path: Path, what: dict[str, Any]) -> tuple[float, dict[int, dict[str, Tensor]]]:
+    """Take up a saved training: CPU seconds it had spent, and Adam's moments by parameter."""
+    tensors, config = load_checkpoint(path, kind="training")
+    if config["what"] != what:
+        differ = [name for name in what if config["what"].get(name) != what[name]]
+        raise CheckpointError(
+            f"A training is resumed with the arguments it began with; {path} differs in {differ}. Give the same, or another --output."
+        )
+    trainer.model.load_state_dict({name.removeprefix("model."): x for name, x in tensors.items() if name.startswith("model.")})
+    trainer.stage, trainer.iteration = config["stage"], config["iteration"]
+    if trainer.stage < len(trainer.stages):
+        trainer.model.transition.walls = trainer.stages[trainer.stage].walls
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, x in tensors.items():
+        if name.startswith("adam."):
+            _, number, moment = name.split(".")
+            moments.setdefault(int(number), {})[moment] = x
+    return float(config["seconds"]), moments
+
+
+def restore_optimizer(optimizer: torch.optim.Adam, moments: dict[int, dict[str, Tensor]]) -> None:
+    """Give Adam back its moments."""
+    state = optimizer.state_dict()
+    optimizer.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
