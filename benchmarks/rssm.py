@@ -49,9 +49,10 @@ from gtmsm_env.trials import (
 )
 from gtmsm_env.types import Walk
 
-STAGES = ((0.0, 16, 16), (0.2, 48, 32), (0.5, 128, 64), (0.75, 256, 64))  # from this share of the time on: steps remembered and imagined
+# From this share of the time on: steps seen, and the most that are imagined; how many is drawn for each batch, log-uniformly from 16.
+STAGES = ((0.0, 16, 16), (0.2, 48, 64), (0.45, 128, 128), (0.7, 256, 256))
 BATCH, LEARNING_RATE, ANNEAL = 32, 1e-3, 0.4  # the last 40 % of the time bring the learning rate to 0
-SCORED = 32  # of the remembered steps, how many are decoded in one pass
+SCORED = 32  # steps decoded of those seen, and as many of those imagined
 SIGMA_X = 0.1
 RSSM_ROW = "RSSM"
 RED: dict[str, Any] = {"color": "#c51b3c", "linewidth": 2.6}
@@ -112,8 +113,7 @@ class RSSM(nn.Module):
         """From actions alone, each z the prior's mean: h (B, D), z (B, d), actions (B, T) -> h (B, T, D), z (B, T, d)."""
         hs, zs = [], []
         for a in F.one_hot(actions, self.num_actions).float().unbind(dim=1):
-            _, state = self.gru(torch.cat([z, a], dim=-1)[:, None], h[None].contiguous())
-            h = state[0]
+            h = torch.gru_cell(torch.cat([z, a], dim=-1), h, *self.gru.parameters())
             z = self.prior(h)[0]
             hs.append(h)
             zs.append(z)
@@ -127,9 +127,10 @@ class RSSM(nn.Module):
         h_ahead, z_ahead = self.imagine(h[:, -1], z[:, -1], actions[:, tau - 1 :])
 
         some = torch.randperm(tau, generator=generator)[:SCORED]
-        steps = torch.cat([some, torch.arange(tau, index.shape[1])])
+        ahead = torch.randperm(index.shape[1] - tau, generator=generator)[:SCORED]
+        steps = torch.cat([some, tau + ahead])
         x = frames_to_x(torch.take_along_dim(frames, index[:, steps, None, None, None], dim=1))
-        shown = self.decode(torch.cat([h[:, some], h_ahead], dim=1), torch.cat([z[:, some], z_ahead], dim=1))
+        shown = self.decode(torch.cat([h[:, some], h_ahead[:, ahead]], dim=1), torch.cat([z[:, some], z_ahead[:, ahead]], dim=1))
         error = (shown - x).square().flatten(2).sum(dim=-1) / (2 * SIGMA_X**2)
         seen, imagined = error[:, : len(some)].mean(), error[:, len(some) :].mean()
 
@@ -181,7 +182,8 @@ def train(model: RSSM, world: dict[str, Any], minutes: float, seed: int, images:
             paused += time.process_time() - before
         if share == 1:
             return curve
-        _, tau, ahead = [stage for stage in STAGES if stage[0] <= share][-1]
+        _, tau, most = [stage for stage in STAGES if stage[0] <= share][-1]
+        ahead = round(16 * (most / 16) ** float(torch.rand(())))
         for group in optimiser.param_groups:
             group["lr"] = LEARNING_RATE * min(1.0, (1 - share) / ANNEAL)
         walks = next(source).batch(torch.arange(BATCH), tau + ahead)

@@ -113,7 +113,7 @@ def test_it_learns(rssm: ModuleType) -> None:
 
 def test_the_benchmark_runs(rssm: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(GTMSM, "load", lambda *_: exact_model())
-    monkeypatch.setattr(rssm, "STAGES", ((0.0, 4, 4),))
+    monkeypatch.setattr(rssm, "STAGES", ((0.0, 4, 16),))
     monkeypatch.setattr(rssm, "judge_on", lambda *_: lambda imagine: {"psnr 1-256": 1.0, "mse 193-256, visited": 0.1})
     file = tmp_path / "figures.json"
     monkeypatch.setattr(sys, "argv", ["rssm.py", "--minutes", "0.01", "--episodes", "2", "--json", str(file), "--output", str(tmp_path)])
