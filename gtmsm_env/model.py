@@ -9,10 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gtmsm_env.checkpoint import check_keys, load_checkpoint, save_checkpoint
+from gtmsm_env.checkpoint import CheckpointError, check_keys, load_checkpoint, save_checkpoint
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.networks import Decoder, Encoder, frames_to_x, x_to_frames
 from gtmsm_env.priors import ViewsPrior, decode_places, mixture_prior
@@ -68,6 +69,8 @@ class GTMSM(nn.Module):
         world: dict | None = None,
     ) -> None:
         super().__init__()
+        if prior not in ("views", "mixture"):
+            raise ValueError(f"The priors are 'views' and 'mixture', the paper's; given prior={prior!r}.")
         self.config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         height, width, channels = frame_shape
         self.frame_shape, self.num_actions, self.world = tuple(frame_shape), num_actions, world
@@ -82,14 +85,29 @@ class GTMSM(nn.Module):
 
     def encode(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """q(z | x): uint8 frames (*B, H, W, C) -> mean, variance (*B, d)."""
+        self._check(frames)
+        mean, variance = self.encoder(frames_to_x(frames))
+        return mean, variance
+
+    def _check(self, frames: Tensor) -> None:
         if frames.dtype != torch.uint8 or tuple(frames.shape[-3:]) != self.frame_shape:
             nan = " with NaN" if frames.is_floating_point() and bool(frames.isnan().any()) else ""
             raise ValueError(
                 f"A frame is uint8 of shape {self.frame_shape}, 0 to 255; given {frames.dtype}{nan} of shape {tuple(frames.shape)}. "
                 "Pass the world's frames as they come."
             )
-        mean, variance = self.encoder(frames_to_x(frames))
-        return mean, variance
+
+    def encode_walk(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """`encode` of walks (*B, T, H, W, C), a walk at a time and each of its distinct frames once: most of a walk is seen again."""
+        self._check(frames)
+        means, variances = [], []
+        for walk in frames.reshape(-1, *frames.shape[-4:]):
+            bytes_ = walk.reshape(len(walk), -1).cpu().numpy()
+            _, first, again = np.unique(bytes_.view(f"V{bytes_.shape[1]}").squeeze(1), return_index=True, return_inverse=True)
+            mean, variance = self.encode(walk[torch.from_numpy(first)])
+            means.append(mean[torch.from_numpy(again)])
+            variances.append(variance[torch.from_numpy(again)])
+        return torch.stack(means).reshape(*frames.shape[:-3], -1), torch.stack(variances).reshape(*frames.shape[:-3], -1)
 
     @torch.no_grad()
     def initial(self, frame: Tensor) -> Belief:
@@ -133,7 +151,7 @@ class GTMSM(nn.Module):
     @torch.no_grad()
     def remember(self, walk: Walk) -> Belief:
         """The past encoder (eq. 3) over a whole walk: what `initial` and `observe` give step by step, in one pass."""
-        z_mean, z_variance = self.encode(walk.frames)
+        z_mean, z_variance = self.encode_walk(walk.frames)
         mean, variance, u = self.filter(walk.actions)
         zero = mean.new_zeros(mean.shape[:-1])
         values = {
@@ -146,11 +164,13 @@ class GTMSM(nn.Module):
 
     def predict(self, belief: Belief, action: Tensor) -> Belief:
         """One step of p(s_t | s_{t-1}, a_t): action (*B,) int64. The memory is not asked."""
+        self._check_actions(action, belief.mean.shape[:-1])
         mean, u = self.transition(belief.mean, belief.displacement, action)
         return replace(belief, mean=mean, variance=belief.variance + self.transition.sigma_s**2, displacement=u)
 
     def imagine(self, belief: Belief, actions: Tensor) -> Belief:
         """States from actions alone: actions (*B, *C, T), C plans for each belief -> a belief of shape (*B, *C, T), one a step."""
+        self._check_actions(actions, belief.mean.shape[:-1], sequences=True)
         plans = actions.dim() - belief.mean.dim()  # how many axes C has
         lead = (*belief.mean.shape[:-1], *(1,) * plans)
         shape = (*actions.shape[:-1], belief.mean.shape[-1])
@@ -195,6 +215,19 @@ class GTMSM(nn.Module):
         """The length of one step in the state's unit."""
         return self.transition.step_length
 
+    def _check_actions(self, actions: Tensor, batch: torch.Size, sequences: bool = False) -> None:
+        """Refuses what is no action, which indexing would take for another: -1 for the last, bytes for a mask."""
+        if actions.dtype != torch.int64:
+            raise ValueError(f"An action is an integer, 0 to {self.num_actions - 1}, as int64; given {actions.dtype}.")
+        if actions.shape[: len(batch)] != batch or (actions.dim() > len(batch)) != sequences:
+            what = "sequences of actions" if sequences else "one action"
+            raise ValueError(f"Each belief takes {what}: beliefs are {tuple(batch)}, given actions of shape {tuple(actions.shape)}.")
+        if actions.numel():
+            low, high = (int(bound) for bound in actions.aminmax())
+            if low < 0 or high >= self.num_actions:
+                outside = low if low < 0 else high
+                raise ValueError(f"An action is one of 0 to {self.num_actions - 1}; given {outside}. Number actions as the world does.")
+
     # ---------------------------------------------------------------- learning
 
     def filter(self, actions: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -202,6 +235,7 @@ class GTMSM(nn.Module):
 
         lengths: (*B, T-1) scales each move where walls are not yet learned: 0 for a move that changed nothing.
         """
+        self._check_actions(actions, actions.shape[:-1], sequences=True)
         s = self.transition.W_a.new_zeros(*actions.shape[:-1], self.transition.W_a.shape[0])
         mean, u = self.transition.rollout(s, s, actions, lengths)
         mean, u = (torch.cat([s[..., None, :], x], dim=-2) for x in (mean, u))
@@ -264,8 +298,21 @@ class GTMSM(nn.Module):
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> GTMSM:
         """A saved model, or by its name one that ships. Raises CheckpointError."""
-        tensors, config = load_checkpoint(PRETRAINED / path if str(path) in shipped() else path, kind="model")
-        model = cls(**config["model"])
-        check_keys(tensors, model.state_dict(), str(path))
-        model.load_state_dict(tensors)
+        try:
+            tensors, config = load_checkpoint(PRETRAINED / path if str(path) in shipped() else path, kind="model")
+        except CheckpointError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise CheckpointError(f"{error} The models that ship are {shipped()}; any other is named by its path.") from error
+            raise
+        try:
+            model = cls(**config["model"])
+            check_keys(tensors, model.state_dict(), str(path))
+            model.load_state_dict(tensors)
+        except CheckpointError:
+            raise
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:  # arguments or shapes of another version
+            raise CheckpointError(
+                f"A model's JSON holds the arguments of GTMSM, and its tensors fit them; those of {path} do not ({error}): "
+                "load it with the version of gtmsm-env that saved it."
+            ) from error
         return model.to(device).eval().requires_grad_(False)

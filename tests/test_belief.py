@@ -157,6 +157,26 @@ def test_next_step_autoreset_moves_no_resting_row() -> None:
     assert (info["world_steps"] < 63 + 40).all()  # the step that resets is none in the world
 
 
+def test_autoreset_modes_draw_the_same_goals() -> None:
+    def goals(mode: str) -> list[list[Any]]:
+        env = batch(3, {"horizon": 5}, episodes_per_walk=2, autoreset_mode=mode)
+        observation, _ = env.reset(seed=4)
+        drawn = [[goal] for goal in observation["goal_state"]]
+        ended = np.zeros(3, bool)
+        for _ in range(40):
+            observation, _, terminated, truncated, _ = env.step(np.full(3, 4))
+            begun = terminated | truncated if mode == "SameStep" else ended
+            ended = terminated | truncated
+            for row in np.flatnonzero(begun):
+                drawn[row].append(observation["goal_state"][row])
+        return drawn
+
+    for same, following in zip(goals("SameStep"), goals("NextStep"), strict=True):
+        assert len(same) == 9  # after every fifth step
+        assert len(following) == 7  # after every sixth
+        assert np.allclose(same[:7], following)
+
+
 def test_dream_and_world_of_one_seed_hold_the_same_belief() -> None:
     real, imagined = batch(3, observation="state"), DreamVectorEnv(3, model=MODEL, walk_steps=64, observation="state")
     seen, info = real.reset(seed=5)

@@ -1,0 +1,155 @@
+"""Worlds walked ahead of need, and which worlds a model knows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from exact import exact_model
+from treasure import ID, Treasure, treasure_model, walk_by_hand
+
+from gtmsm_env.model import GTMSM
+from gtmsm_env.types import Belief
+from gtmsm_env.worlds import WorldsAhead, check_world, newest_rewards, places, used
+
+MODEL = treasure_model()
+
+
+def snapshot(belief: Belief) -> Belief:
+    return Belief(belief.mean, belief.variance, belief.displacement, places(MODEL, belief.memory))
+
+
+def ahead(rows: int, goals: bool = False, world: Any = Treasure) -> tuple[WorldsAhead, list[list[int]]]:
+    """Worlds ahead of a vector of treasure worlds, and a list of the rows that each bulk walked for."""
+    bulks: list[list[int]] = []
+
+    def keep(some: Any) -> list[Any]:
+        bulks.append(some.tolist())
+        return [f"row {row} of bulk {len(bulks)}" for row in some]
+
+    worlds = gym.vector.SyncVectorEnv([world] * rows)
+    return WorldsAhead(worlds, MODEL, 30, snapshot, goals, keep), bulks
+
+
+def generators(rows: int) -> list[np.random.Generator]:
+    return [np.random.default_rng(row) for row in range(rows)]
+
+
+def test_bulks() -> None:
+    """All rows are walked when the first runs out; then only those that have nothing in stock."""
+    stock, bulks = ahead(3)
+    rngs = generators(3)
+    stock.next(np.array([0, 1, 2]), rngs)
+    assert bulks == [[0, 1, 2]]
+    _, _, kept = stock.next(np.array([1]), rngs)
+    assert (bulks[1], kept) == ([0, 1, 2], ["row 1 of bulk 2"])
+    assert stock.next(np.array([0]), rngs)[2] == ["row 0 of bulk 2"]
+    stock.next(np.array([1]), rngs)
+    assert bulks[2] == [0, 1]
+    assert stock.next(np.array([2, 0]), rngs)[2] == ["row 2 of bulk 2", "row 0 of bulk 3"]
+    stock.forget(np.array([1]))
+    assert stock.next(np.array([1]), rngs)[2] == ["row 1 of bulk 4"]
+
+
+def test_the_kth_world_of_a_row_depends_on_its_seed_alone() -> None:
+    def worlds(order: list[list[int]]) -> list[Any]:
+        stock, _ = ahead(3)
+        rngs, seen = generators(3), []
+        for rows in order:
+            belief, drawn, _ = stock.next(np.array(rows), rngs)
+            seen += [(belief[i : i + 1], drawn[i].random()) for i, row in enumerate(rows) if row == 2]
+        return seen
+
+    one, other = worlds([[0, 1, 2], [2], [2]]), worlds([[0, 1, 2], [0, 1], [1], [2], [0], [1], [2]])
+    assert len(one) == len(other) == 3
+    for (a, x), (b, y) in zip(one, other, strict=True):
+        assert x == y
+        assert torch.equal(a.mean, b.mean)
+        size = int(a.memory.count)
+        assert size == int(b.memory.count)
+        assert torch.equal(a.memory.values["z_mean"][0, :size], b.memory.values["z_mean"][0, :size])
+    assert not torch.equal(one[0][0].mean, one[1][0].mean) or one[0][1] != one[1][1]
+
+
+class Dull(Treasure):
+    """Looks the same everywhere, but for every third world."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        _, info = super().reset(seed=seed, options=options)
+        if self.np_random.integers(3):
+            self.frames[:] = 7
+        return {"frame": self.frames[tuple(self.position)].copy()}, info
+
+
+class Blank(Dull):
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        _, info = super().reset(seed=seed, options=options)
+        self.frames[:] = 7
+        return {"frame": self.frames[tuple(self.position)].copy()}, info
+
+
+def test_dull_worlds_are_walked_again() -> None:
+    stock, bulks = ahead(4, goals=True, world=Dull)
+    belief, _, _ = stock.next(np.arange(4), generators(4))
+    assert len(bulks) > 1
+    for row in range(4):
+        assert len(belief.memory.values["z_mean"][row].unique(dim=0)) > 2
+    with pytest.raises(ValueError, match="looked the same"):
+        ahead(2, goals=True, world=Blank)[0].next(np.arange(2), generators(2))
+
+
+def test_rewards_of_the_last_visit() -> None:
+    """x_1 came without a reward; the place has the one received on coming back."""
+    walk = walk_by_hand(Treasure(), np.array([3, 2, 1, 0, 2, 2]), seed=0)
+    memory = MODEL.remember(walk).memory
+    assert walk.rewards is not None
+    found = newest_rewards(places(MODEL, memory), memory, 0.5)
+    assert int(found.count) == 5
+    assert torch.equal(found.s_mean, torch.tensor([[0.0, 0], [0, 1], [1, 0], [0, -1], [0, -2]]))
+    assert torch.equal(found.values["reward"], walk.rewards[[4, 1, 3, 5, 6]])
+
+
+@pytest.mark.parametrize(
+    ("world", "kwargs", "known"),
+    [
+        (ID, {}, True),
+        (ID, {"size": 4}, True),  # the default, spelt out
+        (ID, {"render_mode": None}, True),
+        (ID, {"size": 5}, False),
+        (ID, {"pay": False}, False),
+        ("GTMSM-ImageNavigation-v0", {}, False),
+    ],
+)
+def test_which_worlds_a_model_knows(world: str, kwargs: dict[str, Any], known: bool) -> None:
+    env = Treasure()
+    if known:
+        check_world(MODEL, world, kwargs, env.observation_space, env.action_space)
+    else:
+        with pytest.raises(ValueError, match="trained for"):
+            check_world(MODEL, world, kwargs, env.observation_space, env.action_space)
+
+
+def test_spaces_and_starts_of_worlds() -> None:
+    env, model = Treasure(), treasure_model()
+    check = lambda space: check_world(model, ID, {}, space, env.action_space)  # noqa: E731
+    more = {**env.observation_space.spaces, "pose": gym.spaces.Box(0, 1, (2,), np.float32)}  # type: ignore[attr-defined]
+    for space in (gym.spaces.Box(0, 255, (4, 4, 3), np.uint8), gym.spaces.Dict(more), gym.spaces.Dict({})):
+        with pytest.raises(ValueError, match="under 'frame'"):
+            check(space)
+    with pytest.raises(ValueError, match="discrete actions"):
+        check_world(model, ID, {}, env.observation_space, gym.spaces.Box(0, 1, (5,)))
+    image = exact_model()
+    assert image.world is not None
+    image.world = {**image.world, "start": "corner"}
+    world = gym.make("GTMSM-ImageNavigation-v0")
+    with pytest.raises(ValueError, match="from corner"):
+        check_world(image, "GTMSM-ImageNavigation-v0", {}, world.observation_space, world.action_space)
+
+
+def test_padding_is_not_used() -> None:
+    memory = MODEL.remember(walk_by_hand(Treasure(), np.array([3, 3]), seed=0)).memory
+    assert used(memory._copy(3)).tolist() == [True] * 3 + [False] * 3
+    assert isinstance(MODEL, GTMSM)
