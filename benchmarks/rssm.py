@@ -167,7 +167,7 @@ def batches(world: dict[str, Any], seed: int, images: str) -> Iterator[Walks]:
 
 
 def train(model: RSSM, world: dict[str, Any], minutes: float, seed: int, images: str, judge: Judge) -> list[dict[str, float]]:
-    """Trains for `minutes` of CPU time and gives the learning curve; what the judge takes is not counted."""
+    """Trains for `minutes` of CPU time and gives the learning curve. Walks and the judge are not counted, as for GTM-SM's card."""
     optimiser = torch.optim.Adam(model.parameters())
     source, iterations = batches(world, seed, images), 0
     curve: list[dict[str, float]] = []
@@ -186,7 +186,9 @@ def train(model: RSSM, world: dict[str, Any], minutes: float, seed: int, images:
         ahead = round(16 * (most / 16) ** float(torch.rand(())))
         for group in optimiser.param_groups:
             group["lr"] = LEARNING_RATE * min(1.0, (1 - share) / ANNEAL)
+        before = time.process_time()
         walks = next(source).batch(torch.arange(BATCH), tau + ahead)
+        paused += time.process_time() - before
         loss = model(walks.frames, walks.index, walks.actions, tau)
         optimiser.zero_grad()
         loss.backward()

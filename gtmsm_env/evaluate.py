@@ -60,7 +60,7 @@ LINES: dict[str, dict[str, Any]] = {  # how the curves of a figure look
     HEAVIEST: {"color": "#e08214"},
     AVERAGE: {"color": "#b35806", "linestyle": (0, (5, 1.5))},
     SAMPLED: {"color": "#fdb863"},
-    FLOOR: {"color": "black", "linestyle": (0, (1, 1.4))},
+    FLOOR: {"color": "black", "linestyle": (0, (1, 1.4)), "zorder": 4},
     PASTED: {"color": "#1b7837", "linestyle": (0, (5, 1.5))},
     NEAREST: {"color": "#7fbf7b", "linestyle": (0, (5, 1.5))},
     MEAN: {"color": "#762a83"},
@@ -286,12 +286,14 @@ def variance_figures(standardised: Floats, visited: Flags) -> dict[str, Any]:
 def position_table(figures: dict[str, Any]) -> str:
     """One row a figure, one column a span, and the drift below."""
     spans = [span_name(span) for span in SPANS]
-    rows: list[list[Cell]] = [
-        [name, *(values[span] for span in spans)] for name, values in figures.items() if isinstance(values, dict) and spans[0] in values
-    ]
+    rows: list[list[Cell]] = []
+    for name, values in figures.items():
+        if isinstance(values, dict) and spans[0] in values:
+            digits = 3 if "%" in name else 5
+            rows.append([name, *(f"{values[span]:.{digits}f}" for span in spans)])
     drift = figures["drift of the error, steps per 1000 steps"]
     return (
-        table(["inferred positions; imagined steps", *spans], rows, digits=4)
+        table(["inferred positions; imagined steps", *spans], rows)
         + f"\ndrift of the error: {drift['mean']:+.4f} +- {drift['95% interval']:.4f} steps per 1000 steps (95 % interval over worlds); "
         + f"{figures['moves counted']} moves and {figures['wall hits counted']} wall hits"
     )

@@ -150,7 +150,9 @@ def horizon_figure(
                 mse = binned(values, chosen, edges)
                 if (mse[~np.isnan(mse)] > 0).any():  # an exact read-out has no decibels
                     axes.plot(middle, -10 * np.log10(np.where(mse > 0, mse, np.nan)), label=name, **styles[name])
-            axes.set(title=title, xlabel="imagined step", xlim=(0, chosen.shape[1]), xticks=range(0, chosen.shape[1], 250))
+            axes.set(
+                title=title[0].upper() + title[1:], xlabel="imagined step", xlim=(0, chosen.shape[1]), xticks=range(0, chosen.shape[1], 250)
+            )
             axes.tick_params(length=0)
         panels[0].set_ylabel("PSNR, dB (pooled MSE)")
         handles = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
