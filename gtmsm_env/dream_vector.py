@@ -224,8 +224,8 @@ class DreamVectorEnv(BatchedRows):
         else:
             self._home = self._home.put(index(new, entered), entered)
             self._now = replace(self._now, memory=self._home.memory)
-        walked = isinstance(self._source, WorldsAhead) and self.episodes_per_walk is not None
-        self._left[new] = self.episodes_per_walk if walked else np.iinfo(np.int64).max
+        resets = self.episodes_per_walk if isinstance(self._source, WorldsAhead) else None
+        self._left[new] = resets or np.iinfo(np.int64).max
 
     def _set_goals(self, rows: Rows, at: Belief, goal: Any) -> None:
         """Draw a goal for each row among the places that are not where it starts and look unlike it; or take the one that was asked for."""

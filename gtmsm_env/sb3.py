@@ -40,16 +40,17 @@ class DreamVecEnv(VecEnv):
         self.envs = envs
         super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
 
-    def reset(self) -> Observations:  # type: ignore[override]
+    def reset(self) -> Observations:
         """Begin every row, with the seeds that `seed` has set and the options that `set_options` has: the same for all rows."""
         if any(options != self._options[0] for options in self._options):
             raise ValueError("A batched environment takes one set of options for all rows; in it, each has one entry a row.")
         seeds: Any = None if all(seed is None for seed in self._seeds) else self._seeds
+        observation: Observations
         observation, info = self.envs.reset(seed=seeds, options=self._options[0] or None)
         self.reset_infos = self._rows(info)
         self._reset_seeds()
         self._reset_options()
-        return observation  # type: ignore[no-any-return]
+        return observation
 
     def step_async(self, actions: NDArray[np.int64]) -> None:
         self._actions = actions
@@ -58,11 +59,11 @@ class DreamVecEnv(VecEnv):
         observation, reward, terminated, truncated, info = self.envs.step(self._actions)
         done = terminated | truncated
         rows = self._rows(info)
-        for row in np.flatnonzero(done):
+        for row in np.flatnonzero(done).tolist():
             self.reset_infos[row] = rows[row]
             rows[row] = {**self._row(info["final_info"], row), "terminal_observation": info["final_obs"][row]}
-        for row, cut in enumerate(truncated & ~terminated):
-            rows[row]["TimeLimit.truncated"] = bool(cut)
+        for own, cut in zip(rows, truncated & ~terminated, strict=True):
+            own["TimeLimit.truncated"] = bool(cut)
         return observation, reward.astype(np.float32), done, rows
 
     def _rows(self, info: dict[str, Any]) -> list[dict[str, Any]]:
@@ -101,7 +102,8 @@ class DreamVecEnv(VecEnv):
         return [wrapped for _ in self._chosen(indices)]
 
     def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
-        return self.envs.render() or [None] * self.num_envs
+        drawn: Any = self.envs.render()
+        return drawn or [None] * self.num_envs
 
     def _chosen(self, indices: VecEnvIndices) -> list[int]:
         rows: Iterable[int] = self._get_indices(indices)

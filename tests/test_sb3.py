@@ -45,7 +45,7 @@ def test_finished_rows() -> None:
     cut = reached = 0
     for _ in range(60):
         actions = rng.integers(0, 5, 4)
-        observation, reward, done, infos = env.step(actions)
+        observation, reward, done, infos = env.step(actions)  # type: ignore[assignment]
         expected, reward_, terminated, truncated, info = plain.step(actions)
         assert isinstance(observation, dict)
         assert all(np.array_equal(observation[key], expected[key]) for key in expected)

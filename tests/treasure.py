@@ -23,7 +23,7 @@ class Treasure(gym.Env[dict[str, Any], int]):
 
     def __init__(self, size: int = 4, pay: bool = True) -> None:
         self.observation_space = gym.spaces.Dict({"frame": gym.spaces.Box(0, 255, (size, size, 3), np.uint8)})
-        self.action_space = gym.spaces.Discrete(5)
+        self.action_space = gym.spaces.Discrete(5)  # type: ignore[assignment]
         self.size, self.pay = size, pay
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -44,7 +44,7 @@ class Treasure(gym.Env[dict[str, Any], int]):
 
 ID = "GTMSMTest-Treasure-v0"
 if ID not in gym.registry:
-    gym.register(ID, entry_point=Treasure, disable_env_checker=True)
+    gym.register(ID, entry_point=f"{__name__}:Treasure", disable_env_checker=True)
 
 
 def treasure_model() -> GTMSM:
