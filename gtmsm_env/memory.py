@@ -6,12 +6,13 @@ Sufficient statistics are stored, not samples (section 3). A memory is a value: 
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from gtmsm_env.checkpoint import load_checkpoint, save_checkpoint
+from gtmsm_env.checkpoint import CheckpointError, check_keys, load_checkpoint, save_checkpoint
 from gtmsm_env.neighbours import nearest
 from gtmsm_env.types import Neighbours
 
@@ -32,7 +33,10 @@ class SpatialMemory:
                 raise ValueError(f"Each entry has one value of each kind: s_mean is {tuple(s_mean.shape)} but {name} {tuple(value.shape)}.")
         self.s_mean, self.s_variance, self.values = s_mean, s_variance, values
         self.count = torch.full(batch, entries, device=s_mean.device) if count is None else count
-        self._written = self.count.clone()  # how far this storage is filled; shared by all memories that share the storage
+        if self.count.shape != batch:
+            raise ValueError(f"Each memory has one count: s_mean is {tuple(s_mean.shape)} but count {tuple(self.count.shape)}.")
+        # The count of the newest memory in this storage, in a list that all memories in it share; empty where others may hold the storage.
+        self._newest: list[Tensor] = []
 
     @property
     def batch_shape(self) -> torch.Size:
@@ -58,20 +62,28 @@ class SpatialMemory:
                 f"Every entry holds the same kinds of values: this memory holds {sorted(self.values)}, given {sorted(values)}."
             )
         where = torch.ones_like(self.count, dtype=torch.bool) if where is None else where
+        axes = len(self.batch_shape)
+        for name, value in {"s_mean": s_mean, "s_variance": s_variance, **values}.items():
+            storage = self.values[name] if name in values else getattr(self, name)
+            expected = (*self.batch_shape, *storage.shape[axes + 1 :])
+            if value.shape != expected or where.shape != self.batch_shape:
+                raise ValueError(
+                    f"One entry a memory is written: {name} has shape {tuple(expected)} and where {tuple(self.batch_shape)}; "
+                    f"given {tuple(value.shape)} and {tuple(where.shape)}."
+                )
         memory = self
         full = bool((self.count >= self.s_mean.shape[-2]).any())
         # Only the newest memory of a storage may append to it in place; an older one, or a full one, moves to its own.
-        if full or not torch.equal(self.count, self._written):
+        if full or not any(self.count is newest for newest in self._newest):
             memory = self._copy(room=max(8, self.s_mean.shape[-2]) if full else 0)
-        axes = len(self.batch_shape)
         chosen = where.reshape(-1)  # (M,)
         at = (chosen.nonzero().squeeze(-1), memory.count.reshape(-1)[chosen])
         for name, value in {"s_mean": s_mean, "s_variance": s_variance, **values}.items():
             storage = memory.values[name] if name in values else getattr(memory, name)
             storage.view(-1, *storage.shape[axes:])[at] = value.reshape(-1, *storage.shape[axes + 1 :])[chosen].to(storage.dtype)
         grown = SpatialMemory(memory.s_mean, memory.s_variance, memory.values, memory.count + where)
-        memory._written.copy_(grown.count)
-        grown._written = memory._written
+        grown._newest = memory._newest
+        grown._newest[:] = [grown.count]
         return grown
 
     def _copy(self, room: int = 0) -> SpatialMemory:
@@ -81,7 +93,9 @@ class SpatialMemory:
             return torch.cat([x.detach(), x.new_zeros(*x.shape[:axis], room, *x.shape[axis + 1 :])], dim=axis).contiguous()
 
         values = {name: extend(value) for name, value in self.values.items()}
-        return SpatialMemory(extend(self.s_mean), extend(self.s_variance), values, self.count.clone())
+        memory = SpatialMemory(extend(self.s_mean), extend(self.s_variance), values, self.count.clone())
+        memory._newest.append(memory.count)
+        return memory
 
     # ---------------------------------------------------------------- read
 
@@ -106,12 +120,12 @@ class SpatialMemory:
             raise ValueError(
                 f"A query has the memory's batch shape first and its key size last: memory {tuple(keys.shape)}, query {tuple(query.shape)}."
             )
-        fewest = int(self.count.min()) if self.count.numel() else 0
+        fewest = int(self.count.min()) if self.count.numel() else k
         if fewest < k:
             what = "The memory is empty" if fewest == 0 else f"K = {k} neighbours were asked of a memory of {fewest} entries"
             raise ValueError(f"{what}. Walk (or observe) at least {k} steps in the world before reading.")
         flat_keys = keys.reshape(-1, *keys.shape[axes:])  # (M, N, n)
-        flat_query = query.reshape(flat_keys.shape[0], -1, query.shape[-1])  # (M, Q, n)
+        flat_query = query.reshape(flat_keys.shape[0], math.prod(query.shape[axes:-1]), query.shape[-1])  # (M, Q, n)
         index = nearest(flat_query, flat_keys, self.count.reshape(-1), k)  # (M, Q, K)
         row = torch.arange(len(index), device=index.device)[:, None, None]
 
@@ -161,19 +175,25 @@ class SpatialMemory:
         if isinstance(rows, slice):
             rows = torch.arange(len(self.count), device=self.count.device)[rows]
         values = {name: value[rows] for name, value in self.values.items()}
-        return SpatialMemory(self.s_mean[rows], self.s_variance[rows], values, self.count[rows])
+        memory = SpatialMemory(self.s_mean[rows], self.s_variance[rows], values, self.count[rows])
+        if rows.dim():  # then indexing has copied
+            memory._newest.append(memory.count)
+        return memory
 
     def put(self, rows: Tensor, other: SpatialMemory) -> SpatialMemory:
         """This batch of memories with some rows (mask or indices) replaced, in order, by those of `other`."""
-        room = max(0, other.s_mean.shape[-2] - self.s_mean.shape[-2])
-        memory = self._copy(room)
+        if other.values.keys() != self.values.keys():
+            raise ValueError(
+                f"Every entry holds the same kinds of values: this memory holds {sorted(self.values)}, the other {sorted(other.values)}."
+            )
         size = other.s_mean.shape[-2]
+        memory = self._copy(room=max(0, size - self.s_mean.shape[-2]))
+        at = (rows, *[slice(None)] * (len(self.batch_shape) - 1), slice(size))
         for name in ("s_mean", "s_variance"):
-            getattr(memory, name)[rows, :size] = getattr(other, name)
+            getattr(memory, name)[at] = getattr(other, name)
         for name, value in memory.values.items():
-            value[rows, :size] = other.values[name]
+            value[at] = other.values[name]
         memory.count[rows] = other.count
-        memory._written.copy_(memory.count)
         return memory
 
     def to(self, device: torch.device | str) -> SpatialMemory:
@@ -194,8 +214,9 @@ class SpatialMemory:
     def load(cls, path: str | Path, model: str | None = None) -> SpatialMemory:
         """Read a memory. Raises CheckpointError if the file is not one, or was written by another model than `model`."""
         tensors, config = load_checkpoint(path, kind="memory")
+        check_keys(tensors, {"s_mean", "s_variance", "count", *(name for name in tensors if name.startswith("values."))}, str(path))
         if model is not None and config["model"] != model:
-            raise ValueError(
+            raise CheckpointError(
                 f"A memory can only be read by the model that wrote it: {path} was written by model {config['model']}, given {model}. "
                 "Load that model, or walk the world again with this one."
             )

@@ -32,21 +32,36 @@ def nearest(query: Tensor, keys: Tensor, count: Tensor, k: int) -> Tensor:
 
 def search_all(query: Tensor, keys: Tensor, count: Tensor, k: int) -> Tensor:
     """Brute force, batched. Distance and index share one integer, so that ties are exact and ordered by index."""
-    square = torch.zeros(query.shape[0], query.shape[1], keys.shape[1], device=query.device)
-    for axis in range(query.shape[-1]):  # n is 2 or 3; differences keep digits that |q|^2 - 2qk + |k|^2 loses
-        square += (query[:, :, None, axis] - keys[:, None, :, axis]).square()
+    square = _square_distance(query[:, :, None], keys[:, None])  # (M, Q, N)
     index = torch.arange(keys.shape[1], device=query.device)
-    square.masked_fill_(index >= count[:, None, None], torch.inf)
-    # the bits of a float that is not negative are ordered as the float is
-    code = (square.view(torch.int32).to(torch.int64) << 32) | index
-    return code.topk(k, dim=-1, largest=False).values & 0xFFFFFFFF
+    return _first(square.masked_fill_(index >= count[:, None, None], torch.inf), index, k)
 
 
 def search_tree(query: Tensor, keys: Tensor, k: int) -> Tensor:
     """One memory through a k-d tree. query (Q, n), keys (N, n) -> (Q, k)"""
-    tree = KDTree(keys.numpy())
+    query, keys = query.detach().float(), keys.detach().float()
     more = min(len(keys), 2 * k)  # room to put ties at the border into the order of their index
-    distance, index = tree.query(query.numpy(), k=more)
-    distance, index = distance.reshape(len(query), more), index.reshape(len(query), more).astype(np.int64)
-    order = np.lexsort((index, distance), axis=-1)[:, :k]
-    return torch.from_numpy(np.take_along_axis(index, order, axis=1))
+    _, found = KDTree(keys.numpy()).query(query.numpy(), k=more)
+    index = torch.from_numpy(found.reshape(len(query), more).astype(np.int64))
+    square = _square_distance(query[:, None], keys[index])  # (Q, more)
+    nearest = _first(square, index, k)
+    # Where all that was found is as near as the k-th, up to the tree's rounding, so may be some that was not: places visited often.
+    tied = (square.amax(dim=-1) <= square.kthvalue(k, dim=-1).values * (1 + 1e-5)) & (more < len(keys))
+    for row in tied.nonzero():  # (1,)
+        nearest[row] = search_all(query[None, row], keys[None], torch.tensor([len(keys)]), k)[0]
+    return nearest
+
+
+def _square_distance(query: Tensor, keys: Tensor) -> Tensor:
+    """Squared distances of queries and keys (..., n) that broadcast: (...) float32, the same to the last bit wherever it is computed."""
+    square = torch.zeros(torch.broadcast_shapes(query.shape, keys.shape)[:-1], dtype=torch.float32, device=query.device)
+    for axis in range(query.shape[-1]):  # n is 2 or 3; differences keep digits that |q|^2 - 2qk + |k|^2 loses
+        square += (query[..., axis] - keys[..., axis]).square()
+    return square
+
+
+def _first(square: Tensor, index: Tensor, k: int) -> Tensor:
+    """The k indices of the smallest squares, equal squares by index."""
+    # the bits of a float that is not negative are ordered as the float is
+    code = (square.view(torch.int32).to(torch.int64) << 32) | index
+    return code.topk(k, dim=-1, largest=False).values & 0xFFFFFFFF

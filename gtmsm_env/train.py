@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +81,16 @@ def fit(trainer: Trainer, path: Path, what: dict[str, Any], resume: bool = False
     seconds, state = 0.0, None
     if resume and path.with_suffix(".json").exists():
         seconds, state = restore(trainer, path, what)
-    cost = [stage.cost * stage.iterations for stage in trainer.stages]
+    cost = [stage.cost for stage in trainer.stages] + [0]
+    before = [0, *accumulate(stage.cost * stage.iterations for stage in trainer.stages)]  # cost of all stages before each
+
+    def done() -> int:
+        return round(before[trainer.stage] + trainer.iteration * cost[trainer.stage])
+
     spent, saved = time.process_time() - seconds, time.monotonic()
-    writer = SummaryWriter(str(path.parent))
-    progress = tqdm(total=round(sum(cost)), bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left{postfix}")
-    with progress, interrupted() as stop:
+    bar = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left{postfix}"
+    progress = tqdm(total=round(before[-1]), initial=done(), bar_format=bar)
+    with progress, SummaryWriter(str(path.parent)) as writer, interrupted() as stop:
         while trainer.stage < len(trainer.stages):
             stage = trainer.stages[trainer.stage]
             if trainer.iteration == 0:
@@ -99,9 +105,8 @@ def fit(trainer: Trainer, path: Path, what: dict[str, Any], resume: bool = False
                 step = sum(s.iterations for s in trainer.stages[: trainer.stage]) + trainer.iteration
                 if trainer.iteration % 10 == 0:
                     writer.add_scalar(f"loss/{trainer.stage + 1}_{stage.name}", loss, step)
-                    progress.set_postfix_str(f", loss {loss:.0f}")
-                    progress.n = round(sum(cost[: trainer.stage]) + trainer.iteration * stage.cost)
-                    progress.refresh()
+                    progress.set_postfix_str(f"loss {loss:.0f}", refresh=False)
+                    progress.update(done() - progress.n)
                 if stop or time.monotonic() - saved > CHECKPOINT_SECONDS:
                     save(trainer, optimizer, path, what, time.process_time() - spent)
                     saved = time.monotonic()
@@ -109,8 +114,7 @@ def fit(trainer: Trainer, path: Path, what: dict[str, Any], resume: bool = False
                     progress.write(f"Stopped; the checkpoint {path} is written. Continue with --resume.")
                     raise KeyboardInterrupt
             trainer.stage, trainer.iteration = trainer.stage + 1, 0
-        progress.n = progress.total
-    writer.close()
+            progress.update(done() - progress.n)
     trainer.model.transition.walls = True
     trainer.model.requires_grad_(False)
     save(trainer, None, path, what, time.process_time() - spent)

@@ -44,6 +44,8 @@ class LinearWithWalls(nn.Module):
         if not self.walls:
             moves = self.W_a.t()[a] * (1 if lengths is None else lengths[..., None])
             return s[..., None, :] + moves.cumsum(dim=-2), moves
+        if a.shape[-1] == 0:
+            return s.new_empty(*a.shape, s.shape[-1]), s.new_empty(*a.shape, s.shape[-1])
         states, displacements = [], []
         for t in range(a.shape[-1]):
             s, u = self(s, u, a[..., t])
@@ -59,4 +61,4 @@ class LinearWithWalls(nn.Module):
         """
         with torch.no_grad():
             difference = torch.pdist(self.W_a.t())
-            return float(difference[difference > 0.2 * difference.max()].min())
+            return float(difference[difference > 0.05 * difference.max()].min())

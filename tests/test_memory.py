@@ -1,0 +1,399 @@
+"""The spatial memory against a slow reference that holds every entry as a dictionary in a list, one list a memory."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from gtmsm_env.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from gtmsm_env.memory import SpatialMemory
+
+D = 4
+NAMES = ("s_mean", "s_variance", "z_mean", "z_variance", "reward", "termination")
+Entry = dict[str, Tensor]
+
+
+def draws(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def entries(batch: tuple[int, ...], generator: torch.Generator) -> Entry:
+    """One entry a memory, at places of a grid of 4 x 4: many are visited again."""
+    return {
+        "s_mean": torch.randint(4, (*batch, 2), generator=generator).float(),
+        "s_variance": torch.rand(*batch, 2, generator=generator),
+        "z_mean": torch.randn(*batch, D, generator=generator),
+        "z_variance": torch.rand(*batch, D, generator=generator),
+        "reward": torch.rand(batch, generator=generator),
+        "termination": torch.rand(batch, generator=generator) < 0.5,
+    }
+
+
+def empty(batch: tuple[int, ...]) -> SpatialMemory:
+    x = entries((*batch, 0), draws())
+    return SpatialMemory(x.pop("s_mean"), x.pop("s_variance"), x)
+
+
+def walked(batch: tuple[int, ...] = (), steps: int = 10, seed: int = 0, memory: SpatialMemory | None = None) -> SpatialMemory:
+    generator = draws(seed)
+    memory = empty(batch) if memory is None else memory
+    for _ in range(steps):
+        memory = memory.write(**entries(batch, generator))
+    return memory
+
+
+class Slow:
+    """The reference: for each memory, by its place in the batch, the list of its entries."""
+
+    def __init__(self, batch: tuple[int, ...]) -> None:
+        self.batch = batch
+        self.entries: dict[tuple[int, ...], list[Entry]] = {at: [] for at in itertools.product(*map(range, batch))}
+
+    def write(self, where: Tensor | None = None, **values: Tensor) -> Slow:
+        after = Slow(self.batch)
+        for at, old in self.entries.items():
+            new = [{name: value[at].clone() for name, value in values.items()}] if where is None or where[at] else []
+            after.entries[at] = old + new
+        return after
+
+    def nearest(self, at: tuple[int, ...], query: Tensor, k: int, key: str = "s_mean") -> list[tuple[float, int]]:
+        square = [float((query - entry[key]).square().sum()) for entry in self.entries[at]]
+        return sorted((math.sqrt(x), i) for i, x in enumerate(square))[:k]
+
+    def distinct(self, at: tuple[int, ...], radius: float, at_least: int) -> list[int]:
+        kept: list[int] = []
+        for i, entry in enumerate(self.entries[at]):
+            if all((entry["s_mean"] - self.entries[at][j]["s_mean"]).norm() > radius for j in kept):
+                kept.append(i)
+        others = [i for i in range(len(self.entries[at])) if i not in kept]
+        return kept + others[: max(0, at_least - len(kept))]
+
+
+def storage(memory: SpatialMemory, name: str) -> Tensor:
+    stored: Tensor = memory.values[name] if name in memory.values else getattr(memory, name)
+    return stored
+
+
+def agrees(memory: SpatialMemory, slow: Slow) -> bool:
+    return all(
+        int(memory.count[at]) == len(expected)
+        and all(torch.equal(storage(memory, name)[at][i], entry[name]) for i, entry in enumerate(expected) for name in NAMES)
+        for at, expected in slow.entries.items()
+    )
+
+
+# ---------------------------------------------------------------- write
+
+
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
+def test_writes_are_the_reference(batch: tuple[int, ...]) -> None:
+    """Masked and not, over several growths; every older version still holds what it held."""
+    generator, memory, slow = draws(), empty(batch), Slow(batch)
+    versions = [(memory, slow)]
+    for step in range(40):
+        values = entries(batch, generator)
+        where = None if step % 3 == 0 else torch.rand(batch, generator=generator) < 0.6
+        memory, slow = memory.write(where=where, **values), slow.write(where=where, **values)
+        versions.append((memory, slow))
+    assert memory.batch_shape == batch
+    assert len(memory) == max(len(x) for x in slow.entries.values())
+    assert all(agrees(*version) for version in versions)
+
+
+@pytest.mark.parametrize("batch", [(), (2,)])
+@pytest.mark.parametrize("steps", [0, 5, 8, 20])
+def test_two_branches_of_one_memory_do_not_see_each_other(batch: tuple[int, ...], steps: int) -> None:
+    """Whether or not their common storage has room: an older version that is written again moves to its own."""
+    generator, memory, slow = draws(), empty(batch), Slow(batch)
+    for _ in range(steps):
+        values = entries(batch, generator)
+        memory, slow = memory.write(**values), slow.write(**values)
+    branches = [(memory, slow), (memory, slow)]
+    for step in range(12):
+        which = step % 2
+        values = entries(batch, generator)
+        branches[which] = branches[which][0].write(**values), branches[which][1].write(**values)
+        assert all(agrees(*branch) for branch in [*branches, (memory, slow)])
+
+
+def test_a_masked_branch_does_not_see_another() -> None:
+    """Row 0 is written in one branch and row 1 in the other, from the same parent."""
+    generator = draws()
+    parent, slow = walked((2,), 3), Slow((2,))
+    rows = [torch.tensor([True, False]), torch.tensor([False, True]), torch.tensor([False, False])]
+    for _ in range(3):
+        slow = slow.write(**entries((2,), generator))
+    assert agrees(parent, slow)
+    for first, second in itertools.product(rows, repeat=2):
+        a, b = entries((2,), generator), entries((2,), generator)
+        one = parent.write(where=first, **a), slow.write(where=first, **a)
+        other = parent.write(where=second, **b), slow.write(where=second, **b)
+        assert agrees(*one)
+        assert agrees(*other)
+        assert agrees(parent, slow)
+
+
+@pytest.mark.parametrize(
+    "share",
+    [
+        pytest.param(lambda memory: memory.to("cpu"), id="to"),
+        pytest.param(lambda memory: memory[torch.tensor(0)], id="row"),
+        pytest.param(lambda memory: memory[torch.tensor([0])][torch.tensor(0)], id="rows"),
+        pytest.param(lambda memory: memory[:], id="slice"),
+        pytest.param(lambda memory: SpatialMemory(memory.s_mean, memory.s_variance, memory.values, memory.count), id="tensors"),
+        pytest.param(
+            lambda memory: SpatialMemory(
+                memory.s_mean.expand(3, -1, -1)[:1], memory.s_variance, memory.values, memory.count.expand(3)[:1].clone()
+            ),
+            id="expanded",
+        ),
+    ],
+)
+def test_memories_of_the_same_tensors_do_not_see_each_other(share: Any) -> None:
+    memory = walked((1,), 5)
+    other = share(memory)
+    a, b = entries((1,), draws(1)), entries((1,), draws(2))
+    mine = memory.write(**a)
+    assert mine.s_mean.data_ptr() == memory.s_mean.data_ptr()  # there is room, so it is written in place
+    theirs = other.write(**b if other.batch_shape else {name: value[0] for name, value in b.items()})
+    again = mine.write(**a)
+    for name in NAMES:
+        assert torch.equal(storage(mine, name)[0, 5], a[name][0])
+        assert torch.equal(storage(again, name)[0, 5:7], torch.stack([a[name][0]] * 2))
+        assert torch.equal(storage(theirs, name).reshape(-1, *a[name].shape[1:])[5], b[name][0])
+
+
+def test_growth_is_in_place_but_for_few_copies() -> None:
+    memory, copies = empty(()), 0
+    for _ in range(500):
+        before = memory.s_mean.data_ptr()
+        memory = memory.write(**entries((), draws()))
+        copies += before != memory.s_mean.data_ptr()
+    assert len(memory) == 500
+    assert copies <= 8
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("s_mean", (3, 2)), ("s_mean", (2, 3)), ("s_variance", (4,)), ("z_mean", (2, D, 1)), ("reward", (2, 1)), ("where", ())],
+)
+def test_what_is_written_has_the_memorys_shape(name: str, shape: tuple[int, ...]) -> None:
+    values = entries((2,), draws()) | {name: torch.ones(shape, dtype=torch.bool if name == "where" else None)}
+    with pytest.raises(ValueError, match="One entry a memory is written"):
+        walked((2,)).write(**values)
+
+
+def test_every_entry_has_the_same_kinds_of_values() -> None:
+    values = entries((), draws())
+    del values["reward"]
+    with pytest.raises(ValueError, match=r"this memory holds \['reward', .*given \['termination', 'z_mean', 'z_variance'\]"):
+        walked().write(**values)
+    with pytest.raises(ValueError, match="one value of each kind: s_mean is"):
+        SpatialMemory(torch.zeros(3, 2), torch.zeros(3, 2), {"z_mean": torch.zeros(2, D)})
+    with pytest.raises(ValueError, match="one count"):
+        SpatialMemory(torch.zeros(2, 3, 2), torch.zeros(2, 3, 2), {}, torch.tensor(3))
+
+
+# ---------------------------------------------------------------- read
+
+
+def unequal(batch: tuple[int, ...]) -> tuple[SpatialMemory, Slow]:
+    """Memories of 6 entries or more."""
+    generator, memory, slow = draws(), empty(batch), Slow(batch)
+    for step in range(15):
+        where = torch.rand(batch, generator=generator) < (1 if step < 6 else 0.5)
+        values = entries(batch, generator)
+        memory, slow = memory.write(where=where, **values), slow.write(where=where, **values)
+    return memory, slow
+
+
+@pytest.mark.parametrize("k", [1, 6])
+@pytest.mark.parametrize("queries", [(), (5,), (2, 3)])
+@pytest.mark.parametrize("batch", [(), (3,), (2, 2)])
+def test_reads_are_the_reference(batch: tuple[int, ...], queries: tuple[int, ...], k: int) -> None:
+    """By place and, the other way round, by encoding."""
+    memory, slow = unequal(batch)
+    for size, key, read in ((2, "s_mean", memory.read), (D, "z_mean", memory.read_reverse)):
+        query = torch.randint(4, (*batch, *queries, size), generator=draws(1)).float()
+        found = read(query, k)
+        assert found.index.shape == found.distance.shape == (*batch, *queries, k)
+        for at in itertools.product(*map(range, (*batch, *queries))):
+            row = at[: len(batch)]
+            expected = slow.nearest(row, query[at], k, key)
+            assert found.index[at].tolist() == [i for _, i in expected]
+            torch.testing.assert_close(found.distance[at], torch.tensor([distance for distance, _ in expected]), atol=1e-6, rtol=1e-6)
+            for name in NAMES:
+                value = found.values[name] if name in found.values else getattr(found, name)
+                assert torch.equal(value[at], torch.stack([slow.entries[row][i][name] for _, i in expected]))
+    assert found.z_mean is found.values["z_mean"]
+    assert found.z_variance is found.values["z_variance"]
+
+
+def test_no_queries_and_no_memories() -> None:
+    memory = walked((2,))
+    assert memory.read(torch.zeros(2, 0, 2), 3).z_mean.shape == (2, 0, 3, D)
+    nothing = memory[torch.tensor([False, False])]
+    assert nothing.read(torch.zeros(0, 2), 3).distance.shape == (0, 3)
+    assert len(nothing) == 0
+
+
+def test_gradients_of_a_read() -> None:
+    """To the query, and to the entries found and no others: against finite differences."""
+    x = {name: value.double() for name, value in entries((2, 5), draws(4)).items() if name not in ("reward", "termination")}
+    x["s_mean"] += 0.3 * torch.rand(2, 5, 2, generator=draws(5), dtype=torch.float64)  # no ties
+    query = torch.rand(2, 3, 2, generator=draws(6), dtype=torch.float64) * 4
+    z = torch.rand(2, 3, D, generator=draws(7), dtype=torch.float64)
+
+    def read(query: Tensor, z: Tensor, s_mean: Tensor, s_variance: Tensor, z_mean: Tensor, z_variance: Tensor) -> tuple[Tensor, ...]:
+        memory = SpatialMemory(s_mean, s_variance, {"z_mean": z_mean, "z_variance": z_variance})
+        found, reverse = memory.read(query, 2), memory.read_reverse(z, 2)
+        return found.distance, found.s_mean, found.s_variance, found.z_mean, found.z_variance, reverse.distance, reverse.s_mean
+
+    inputs = tuple(value.requires_grad_() for value in (query, z, *x.values()))
+    assert torch.autograd.gradcheck(read, inputs, eps=1e-6)
+    found = SpatialMemory(x["s_mean"], x["s_variance"], {"z_mean": x["z_mean"], "z_variance": x["z_variance"]}).read(query[:, :1], 2)
+    (gradient,) = torch.autograd.grad(found.z_mean.sum(), x["z_mean"])
+    for row in range(2):
+        assert gradient[row].any(dim=-1).nonzero().flatten().tolist() == sorted(found.index[row, 0].tolist())
+
+
+def test_the_gradient_at_an_entry_is_finite() -> None:
+    memory = walked(steps=3)
+    query = memory.s_mean[:1].clone().requires_grad_()
+    found = memory.read(query, 2)
+    assert found.distance.detach()[0, 0] <= 1e-9
+    found.distance.sum().backward()
+    assert query.grad is not None
+    assert torch.isfinite(query.grad).all()
+
+
+@pytest.mark.parametrize("read", ["read", "read_reverse"])
+def test_a_memory_too_small(read: str) -> None:
+    query = torch.zeros(2 if read == "read" else D)
+    with pytest.raises(ValueError, match=r"The memory is empty\. Walk"):
+        getattr(empty(()), read)(query, 1)
+    with pytest.raises(ValueError, match=r"K = 11 neighbours .* of 10 entries. Walk \(or observe\) at least 11 steps"):
+        getattr(walked(), read)(query, 11)
+    one_lacks = walked((2,), 3).write(**entries((2,), draws()), where=torch.tensor([True, False]))
+    assert one_lacks.read(torch.zeros(2, 2), 3).index.shape == (2, 3)
+    with pytest.raises(ValueError, match="K = 4 neighbours were asked of a memory of 3 entries"):
+        getattr(one_lacks, read)(query.expand(2, -1), 4)
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 2), (3, 2), (2, 5, 3), (5, 2, 2)])
+def test_a_query_of_another_shape(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"memory's batch shape first and its key size last: memory .* query"):
+        walked((2,)).read(torch.zeros(shape), 1)
+    with pytest.raises(ValueError, match="key size last"):
+        walked((2,)).read_reverse(torch.zeros(2, 2), 1)
+
+
+# ---------------------------------------------------------------- places and rows
+
+
+@pytest.mark.parametrize("at_least", [1, 5, 100])
+@pytest.mark.parametrize("radius", [0.0, 1.0, 1.5, 9.0])
+@pytest.mark.parametrize("batch", [(), (3,), (2, 2)])
+def test_distinct_places_are_the_reference(batch: tuple[int, ...], radius: float, at_least: int) -> None:
+    memory, slow = unequal(batch)
+    places = memory.distinct(radius, at_least)
+    for at in slow.entries:
+        expected = slow.distinct(at, radius, at_least)
+        assert int(places.count[at]) == len(expected)
+        for name in NAMES:
+            assert torch.equal(storage(places, name)[at][: len(expected)], torch.stack([slow.entries[at][i][name] for i in expected]))
+    assert places.s_mean.shape[-2] == len(places)  # no more padding than the fullest needs
+
+
+def test_rows_of_batches_with_an_axis_more() -> None:
+    mine, other = walked((3, 2), 4), walked((2, 2), 20, seed=1)
+    for rows in (torch.tensor([2, 0]), torch.tensor([True, False, True])):
+        numbers = torch.arange(3)[rows].tolist()
+        for put in (mine.put(rows, other), walked((3, 2), 40, seed=2).put(rows, other)):
+            assert put.batch_shape == (3, 2)
+            for name in NAMES:
+                for at, row in enumerate(numbers):
+                    assert torch.equal(storage(put, name)[row, :, :20], storage(other, name)[at, :, :20])
+        kept = ({0, 1, 2} - set(numbers)).pop()
+        put = mine.put(rows, other)
+        assert put.count[:, 0].tolist() == [20 if row in numbers else 4 for row in range(3)]
+        assert torch.equal(put[slice(kept, kept + 1)].s_mean[:, :, :4], mine.s_mean[kept : kept + 1, :, :4])
+        values = entries((3, 2), draws(3))
+        after = put.write(**values)  # what was put can be written on
+        assert torch.equal(after.count, put.count + 1)
+        assert torch.equal(after.values["z_mean"][numbers[0], :, 20], values["z_mean"][numbers[0]])
+
+
+def test_a_memory_that_is_put_into_another_stays_its_own() -> None:
+    mine, other = walked((3,), 4), walked((1,), 4, seed=1)
+    before, theirs = mine.s_mean.clone(), other.s_mean.clone()
+    put = mine.put(torch.tensor([1]), other)
+    for memory in (put, mine, other):
+        memory.write(**entries(tuple(memory.batch_shape), draws(9)))
+    assert torch.equal(mine.s_mean[:, :4], before[:, :4])
+    assert torch.equal(other.s_mean[:, :4], theirs[:, :4])
+    assert torch.equal(put.s_mean[:, :4], torch.stack([before[0], theirs[0], before[2]])[:, :4])
+
+
+def test_rows_hold_the_same_kinds_of_values() -> None:
+    bare = SpatialMemory(torch.zeros(1, 3, 2), torch.zeros(1, 3, 2), {"z_mean": torch.zeros(1, 3, D), "z_variance": torch.ones(1, 3, D)})
+    with pytest.raises(ValueError, match=r"this memory holds \['reward'.*the other \['z_mean', 'z_variance'\]"):
+        walked((2,)).put(torch.tensor([0]), bare)
+    with pytest.raises(ValueError, match="same kinds of values"):
+        bare.put(torch.tensor([0]), walked((1,)))
+
+
+def test_what_a_memory_says_of_itself() -> None:
+    assert repr(walked((2,), 3)) == (
+        "SpatialMemory(batch=(2,), entries=3, n=2, values={'z_mean': (4,), 'z_variance': (4,), 'reward': (), 'termination': ()})"
+    )
+
+
+def test_to_a_device() -> None:
+    moved = walked((2,), 3).to("meta")
+    assert {x.device.type for x in (moved.s_mean, moved.s_variance, moved.count, *moved.values.values())} == {"meta"}
+
+
+# ---------------------------------------------------------------- disk
+
+
+@pytest.mark.parametrize("batch", [(), (3,), (2, 2)])
+def test_what_was_saved_is_read_alike(tmp_path: Path, batch: tuple[int, ...]) -> None:
+    memory, slow = unequal(batch)
+    memory.save(tmp_path / "memory", "abc")
+    for loaded in (SpatialMemory.load(tmp_path / "memory", "abc"), SpatialMemory.load(str(tmp_path / "memory.json"))):
+        assert agrees(loaded, slow)
+        assert [storage(loaded, name).dtype for name in NAMES] == [storage(memory, name).dtype for name in NAMES]
+        assert loaded.s_mean.shape[-2] == len(memory)  # without what the storage had to spare
+        values = entries(batch, draws(5))
+        assert agrees(loaded.write(**values), slow.write(**values))
+    with pytest.raises(CheckpointError, match=r"only be read by the model that wrote it: .* by model abc, given other. Load that model"):
+        SpatialMemory.load(tmp_path / "memory", "other")
+
+
+def test_only_a_memory_is_read_as_one(tmp_path: Path) -> None:
+    walked().save(tmp_path / "memory", "abc")
+    tensors, config = load_checkpoint(tmp_path / "memory")
+    save_checkpoint(tmp_path / "model", tensors, {"kind": "model"})
+    with pytest.raises(CheckpointError, match="kind 'memory' is needed"):
+        SpatialMemory.load(tmp_path / "model")
+    save_checkpoint(tmp_path / "short", {name: x for name, x in tensors.items() if name != "s_variance"}, config)
+    with pytest.raises(CheckpointError, match=r"misses \['s_variance'\]"):
+        SpatialMemory.load(tmp_path / "short")
+    save_checkpoint(tmp_path / "long", tensors | {"poses": torch.zeros(3)}, config)
+    with pytest.raises(CheckpointError, match=r"unexpected \['poses'\]"):
+        SpatialMemory.load(tmp_path / "long")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        SpatialMemory.load(tmp_path / "missing")
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match="folder must be writable"):
+        walked().save(tmp_path / "file" / "memory", "abc")
