@@ -42,6 +42,7 @@ from gtmsm_env.worlds import (
 )
 
 Task = Literal["world", "goal", "reward"]
+CLOSE = 5  # distinct places are over half a step apart, so no more than these are within half a step of a state in the plane
 
 
 class DreamVectorEnv(BatchedRows):
@@ -228,23 +229,25 @@ class DreamVectorEnv(BatchedRows):
         self._left[new] = resets or np.iinfo(np.int64).max
 
     def _set_goals(self, rows: Rows, at: Belief, goal: Any) -> None:
-        """Draw a goal for each row among the places that are not where it starts and look unlike it; or take the one that was asked for."""
-        memory, s = at.memory, at.mean
-        z, radius, which = memory.values["z_mean"], WITHIN * self._step_length, index(rows, at)
+        """Draw a goal for each row among the places that look unlike those it starts at; or take the one that was asked for."""
+        memory, s, radius, which = at.memory, at.mean, WITHIN * self._step_length, index(rows, at)
+        z = memory.values["z_mean"]  # (R, P, d)
         near = (memory.s_mean - s[:, None]).square().sum(dim=-1) <= radius**2  # (R, P)
-        first = memory.read(s, 1)
-        at_start = alike(z, first.z_mean) & (first.distance <= radius)
         if goal is None:
-            allowed = (used(memory) & ~near & ~at_start).cpu().numpy()
+            at_start = near
+            close = memory.read(s, min(CLOSE, int(memory.count.min())))
+            for z_k, distance in zip(close.z_mean.unbind(1), close.distance.unbind(1), strict=True):
+                at_start = at_start | (alike(z, z_k[:, None]) & (distance <= radius)[:, None])
+            allowed = (used(memory) & ~at_start).cpu().numpy()
             chosen = torch.tensor([self._draw(row, choices) for row, choices in zip(rows, allowed, strict=True)])
             each = torch.arange(len(rows))
-            goal_state, goal_z = memory.s_mean[each, chosen], z[each, chosen]
+            goal_state, like = memory.s_mean[each, chosen], alike(z, z[each, chosen][:, None])
             frames = x_to_frames(memory.values["view"][each, chosen]).cpu().numpy() if self._frames else None
         else:
-            goal_state, goal_z, frames = self._goal_option(goal, which, memory)
-        like = alike(z, goal_z[:, None]) & used(memory)
-        if (((goal_state - s).square().sum(-1) <= radius**2) | (like & near).any(-1)).any():
-            raise ValueError("options['goal'] is reached at the start already; choose another goal or another start")
+            goal_state, like, frames = self._goal_option(goal, which, memory)
+            if (((goal_state - s).square().sum(-1) <= radius**2) | (like & near).any(-1)).any():
+                raise ValueError("options['goal'] is reached at the start already; choose another goal or another start")
+        like = like & used(memory)
         if not self._ready.any():
             self._goal, self._goal_like, self._goal_frame = goal_state, like, frames
             return
@@ -271,14 +274,16 @@ class DreamVectorEnv(BatchedRows):
         return torch.from_numpy(array.astype(np.float32)).to(self._device) * self._step_length
 
     def _goal_option(self, goal: Any, which: Tensor, memory: SpatialMemory) -> tuple[Tensor, Tensor, NDArray[np.uint8] | None]:
-        """A goal asked for, a frame found by the memory in reverse or a state that looks as the nearest place: state, encoding, frame."""
-        array = np.asarray(goal)
+        """A goal asked for, a frame found by the memory in reverse or a state: where it is, the places that look like it, its frame."""
+        array, z = np.asarray(goal), memory.values["z_mean"]
         if array.dtype == np.uint8 and array.shape == (self.num_envs, *self.model.frame_shape):
-            found = self.model.locate(torch.from_numpy(array).to(self._device)[which], memory)
-            return found.s_mean[:, 0], found.z_mean[:, 0], array[which.cpu().numpy()]
+            given = array[which.cpu().numpy()]
+            found = self.model.locate(torch.from_numpy(given).to(self._device), memory)
+            return found.s_mean[:, 0], alike(z, found.z_mean), given if self._frames else None
         state = self._state_option("goal", goal)[which]
-        found = memory.read(state, 1)
-        return state, found.z_mean[:, 0], x_to_frames(found.values["view"][:, 0]).cpu().numpy() if self._frames else None
+        nearest = memory.read(state, 1)
+        like = alike(z, nearest.z_mean) & (nearest.distance <= WITHIN * self._step_length)
+        return state, like, self.model.decode(state, memory).cpu().numpy() if self._frames else None
 
     # ---------------------------------------------------------------- steps
 
@@ -340,27 +345,22 @@ class DreamVectorEnv(BatchedRows):
         if self.render_mode is None:
             gym.logger.warn("render() was called without a render_mode; make the environment with render_mode='rgb_array'")
             return None
+        belief, goal = self.belief, self._goal if self.task == "goal" else self._now.mean
         with torch.no_grad():
-            frames = self.model.decode(self.belief.mean, self.belief.memory).cpu().numpy()
-        large = [drawing.enlarge(frame) for frame in frames]
+            seen = self.model.decode(torch.stack([belief.mean, goal], dim=1), belief.memory).cpu().numpy()  # (N, 2, H, W, C)
         if self.view == "dream":
-            return tuple(large)
-        return tuple(self._all_of(row, frame) for row, frame in enumerate(large))
+            return tuple(drawing.enlarge(frame) for frame, _ in seen)
+        return tuple(self._all_of(row, *map(drawing.enlarge, frames)) for row, frames in enumerate(seen))
 
-    def _all_of(self, row: int, dream: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def _all_of(self, row: int, dream: NDArray[np.uint8], goal: NDArray[np.uint8]) -> NDArray[np.uint8]:
         memory = self.belief.memory[torch.tensor([row], device=self._device)]
-        goal = self._goal[row] if self.task == "goal" else None
         axes = None if self.model.views is None else self.model.views.A
-        size = len(dream)
-        panels = {
-            "dream": dream,
-            "places remembered, path imagined": drawing.map_of_places(memory, self._paths[row], goal, size, axes=axes),
-        }
+        target = self._goal[row] if self.task == "goal" else None
         picture = self._pictures[row]
-        if self.task == "goal" and self._goal_frame is not None:
-            panels = {"goal": drawing.enlarge(self._goal_frame[row]), **panels}
-        if picture is not None:
-            panels = {"world, where the walk ended": picture, **panels}
+        panels = {} if picture is None else {"world, where the walk ended": picture}
+        panels |= {"goal": goal} if self.task == "goal" else {}
+        panels |= {"dream": dream}
+        panels |= {"places remembered, path imagined": drawing.map_of_places(memory, self._paths[row], target, len(dream), axes=axes)}
         return drawing.side_by_side(list(panels.values()), list(panels))
 
     def close_extras(self, **kwargs: Any) -> None:

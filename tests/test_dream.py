@@ -317,6 +317,11 @@ def test_any_place_that_looks_the_same_counts() -> None:
     assert env.step(3)[1:3] == (1.0, True)  # at 1
     env.reset(options={"goal": observation["goal"], "state": np.array([0.0, 2.0])})  # a frame
     assert env.step(3)[1:3] == (1.0, True)  # at 3
+    env.reset(options={"goal": np.array([0.0, 9.0]), "state": np.array([0.0, 2.0])})  # far from all that is remembered
+    assert env.step(3)[1:3] == (0.0, False)  # the nearest place is no goal
+    for _ in range(5):
+        env.step(3)
+    assert env.step(4)[1:3] == (0.0, False)
     for _ in range(20):  # from 1 neither 1 nor 3 is ever drawn
         observation, _ = env.reset(options={"state": np.array([0.0, 1.0])})
         assert (observation["goal"] != observation["frame"]).any()
