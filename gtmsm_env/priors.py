@@ -39,7 +39,7 @@ class ViewsPrior(nn.Module):
         channels, height, width = x_shape
         self.K, self.margin = K, margin
         self.A = nn.Parameter(torch.empty(state_size, 2).normal_(std=1e-2))  # pixels (down, right) per unit of state
-        self.log_width = nn.Parameter(torch.tensor([0.0, 1.0]))  # deviations of the sharp and the wide kernel, pixels
+        self.log_width = nn.Parameter(torch.tensor(0.0))  # deviation of the kernel that moves a view, pixels
         self.log_falloff = nn.Parameter(torch.tensor(0.0))  # how the weight of a view falls with its offset, 1/pixels
         self.gate = nn.Parameter(torch.tensor([2.0, 1.0]))  # gamma = sigmoid(gate_0 - exp(gate_1) rho_1 in pixels)
         canvas = (height + 2 * margin) * (width + 2 * margin)
@@ -50,9 +50,9 @@ class ViewsPrior(nn.Module):
         """neighbours: K places with their `view` (*B, K, C, H, W); s (*B, n) -> mixture of K + 1 components."""
         offset = (neighbours.s_mean - s[..., None, :]) @ self.A  # (*B, K, 2) pixels
         canvas, cover = self.blend(neighbours.values["view"], offset)  # (*B, C, H', W'), (*B, H', W')
-        m = self.margin
+        (height, width), m = neighbours.values["view"].shape[-2:], self.margin
         correction, log_variance = self.mlp(torch.cat([canvas.flatten(-3), cover.flatten(-2)], dim=-1)).chunk(2, dim=-1)
-        mean = encoder(canvas[..., m:-m, m:-m])[0] + correction
+        mean = encoder(canvas[..., m : m + height, m : m + width])[0] + correction
         variance = (self.log_variance + log_variance).exp()
         memory = mixture_prior(neighbours, delta)
         logit = self.gate[0] - self.gate[1].exp() * offset[..., 0, :].norm(dim=-1)  # (*B,)
@@ -66,30 +66,28 @@ class ViewsPrior(nn.Module):
     def blend(self, views: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
         """Lay views (*B, K, C, H, W) on the canvas at their offsets (*B, K, 2) in pixels.
 
-        Two separable Gaussian kernels: a sharp one where a view covers the pixel, a wide one that fills the rest.
-        Returns the canvas (*B, C, H', W') and how much of each pixel is covered sharply (*B, H', W'), in [0, 1).
+        A separable Gaussian kernel moves them; what none covers takes their mean colour.
+        Returns the canvas (*B, C, H', W') and how much of each pixel is covered (*B, H', W'), in [0, 1).
         """
-        height, width = views.shape[-2:]
+        *batch, K, C, H, W = views.shape
         weight = torch.exp(-self.log_falloff.exp() * offset.norm(dim=-1))[..., None, None]  # (*B, K, 1, 1)
-        shown, cover = [], []
-        for log_width in self.log_width:
-            down = self.kernel(height, offset[..., 0], log_width)  # (*B, K, H', H)
-            right = self.kernel(width, offset[..., 1], log_width)  # (*B, K, W', W)
-            total = torch.einsum("...kyi,...kxj->...yx", weight * down.sum(-1, keepdim=True), right.sum(-1, keepdim=True))
-            moved = (weight * down)[..., None, :, :] @ views @ right[..., None, :, :].transpose(-1, -2)  # (*B, K, C, H', W')
-            shown.append(moved.sum(dim=-4))
-            cover.append(total[..., None, :, :])
-        sharp = cover[0] / (cover[0] + 1e-3)
-        wide = shown[1] / (cover[1] + 1e-6)
-        canvas = sharp * shown[0] / (cover[0] + 1e-6) + (1 - sharp) * wide
-        return canvas, sharp.squeeze(-3)
+        rows = views.transpose(-3, -2).flatten(-2)  # (*B, K, H, C W)
+        down = weight * self.kernel(H, offset[..., 0])  # (*B, K, H', H)
+        right = self.kernel(W, offset[..., 1])  # (*B, K, W', W)
+        moved = (down @ rows).unflatten(-1, (C, W)).movedim(-4, -2).flatten(-4, -3).flatten(-2)  # (*B, H' C, K W)
+        moved = moved @ right.movedim(-3, -2).flatten(-2).transpose(-1, -2)  # (*B, H' C, W'), summed over the views
+        shown = moved.unflatten(-2, (-1, C)).transpose(-2, -3)  # (*B, C, H', W')
+        total = (down.sum(dim=-1).transpose(-1, -2) @ right.sum(dim=-1))[..., None, :, :]  # (*B, 1, H', W')
+        colour = (weight * views.mean(dim=(-1, -2), keepdim=True).squeeze(-1)).sum(dim=-3) / weight.sum(dim=-3)  # (*B, C, 1)
+        cover = total / (total + 1e-3)
+        return cover * shown / (total + 1e-6) + (1 - cover) * colour[..., None], cover.squeeze(-3)
 
-    def kernel(self, size: int, offset: Tensor, log_width: Tensor) -> Tensor:
+    def kernel(self, size: int, offset: Tensor) -> Tensor:
         """How much pixel j of a view moved by `offset` (*B, K) counts at pixel i of the canvas: (*B, K, size + 2 margin, size)."""
         target = torch.arange(-self.margin, size + self.margin, device=offset.device)[:, None]
         source = torch.arange(size, device=offset.device)
         distance = target - source - offset[..., None, None]
-        return torch.exp(-0.5 * (distance / log_width.exp()).square())
+        return torch.exp(-0.5 * (distance / self.log_width.exp()).square())
 
 
 def decode_places(memory: SpatialMemory, decoder: Decoder, radius: float, K: int) -> SpatialMemory:

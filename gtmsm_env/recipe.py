@@ -52,11 +52,11 @@ def recipe(size: str) -> list[Stage]:
         Stage("walls", 300, both, 70, tau=64, ahead=32, K=64, delta=0.1),
         Stage("walls", 200, {"moves": 1e-3, "walls": 5e-3}, 80, tau=128, ahead=32, K=16, delta=1e-2),
         Stage("walls", 400, {"moves": 1e-3, "walls": 5e-3}, 120, tau=256, ahead=32, K=5, delta=1e-3, falling=True),
-        Stage("vae", 20000, {"vae": 1e-3}, 15, falling=True),
+        Stage("vae", 5000, {"vae": 1e-3}, 20, falling=True),
     ]
     if size == "paper":
         return [*stages, Stage("elbo", 1000, {"vae": 3e-4}, 200, falling=True, tau=256, ahead=32, K=5, delta=1e-4)]
-    return [*stages, Stage("views", 3000, {"views": 1e-3}, 250, falling=True)]
+    return [*stages, Stage("views", 2500, {"geometry": 3e-2, "views": 1e-3}, 180, falling=True)]
 
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -79,12 +79,13 @@ class Trainer:
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """The parameters that a stage's rates are for."""
-        model = self.model
+        model, views = self.model, self.model.views
         return {
             "moves": [model.transition.W_a],
             "walls": list(model.transition.g.parameters()),
             "vae": [*model.encoder.parameters(), *model.decoder.parameters()],
-            "views": [] if model.views is None else list(model.views.parameters()),
+            "geometry": [] if views is None else [views.A, views.log_width, views.log_falloff, views.gate],
+            "views": [] if views is None else [*views.mlp.parameters(), views.log_variance],
         }
 
     def optimizer(self) -> torch.optim.Adam:
@@ -131,7 +132,7 @@ class Trainer:
             nn.utils.clip_grad_norm_(group["params"], 10)
         optimizer.step()
         self.iteration += 1
-        return float(loss)
+        return float(loss.detach())
 
     # ---------------------------------------------------------------- objectives
 
@@ -175,7 +176,7 @@ class Trainer:
         assert views is not None
         device = self.walks.frames.device
         rows = torch.from_numpy(rng.integers(len(self.walks), size=BATCH)).to(device)
-        steps, queries = self.walks.index.shape[1], BATCH
+        steps, queries = self.walks.index.shape[1], BATCH // 2
         tau = int(rng.integers(steps // 8, steps // 2 + 1))
         walks = self.walks.batch(rows, min(steps, tau + steps // 2))
         with torch.no_grad():
