@@ -1,0 +1,103 @@
+"""The agents run, small, on a model with a closed form, whose dream is right."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from exact import exact_model
+
+from gtmsm_env.metrics import wilson
+from gtmsm_env.model import GTMSM
+
+AGENTS = Path(__file__).parents[1] / "agents"
+
+
+@pytest.fixture(autouse=True)
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever model an agent asks for is the exact one."""
+    monkeypatch.setattr(GTMSM, "load", lambda *arguments: exact_model())
+
+
+def run(agent: str, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [agent, *arguments])
+    threads = torch.get_num_threads()
+    runpy.run_path(str(AGENTS / f"{agent}.py"), run_name="__main__")
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("agent", ["plan_mpc", "train_sb3"])
+def test_help(agent: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        run(agent, "--help", monkeypatch=monkeypatch)
+    assert end.value.code == 0
+    told = capsys.readouterr().out
+    assert "--json FILE" in told
+    assert "example: python agents/" in told
+
+
+@pytest.mark.parametrize("planner", ["cem", "mppi", "shooting"])
+def test_plan_mpc(planner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    file, video = tmp_path / "figures.json", tmp_path / "walk.mp4"
+    filmed = str(video) if planner == "cem" else "none"
+    small = ["--worlds", "12", "--walk-steps", "64", "--alone", "1", "--seed", "3"]
+    run("plan_mpc", "--planner", planner, *small, "--video", filmed, "--json", str(file), monkeypatch=monkeypatch)
+    report = json.loads(file.read_text())
+    assert report["seeds"] == [3]
+    assert "torch" in report["versions"]
+    agents = report["figures"]["agents"]
+    planned, greedy, wandered = (agents[name] for name in (f"{planner} in the dream", "one step ahead", "random walk"))
+    assert planned["success"] == greedy["success"] == 1
+    assert planned["success_95"] == list(wilson(12, 12))
+    assert planned["spl"] > 0.95
+    assert greedy["spl"] == 1  # no walls stand between: the distance falls on every shortest path
+    assert planned["shortest"] == greedy["shortest"] == wandered["shortest"] == greedy["steps"]
+    assert wandered["spl"] < 0.5
+    assert wandered["real_steps"] == 63 + wandered["steps"]
+    assert planned["ms_alone"] > 0
+    printed = capsys.readouterr().out
+    assert f"{planner} in the dream        100.0"[:20] in printed
+    assert "true shortest path" in printed
+    assert video.exists() == (planner == "cem")
+    if planner == "cem":
+        assert video.read_bytes()[4:8] == b"ftyp"
+
+
+def test_plan_mpc_without_the_video_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("gtmsm_env.video.find_spec", lambda name: None)
+    video = tmp_path / "walk.mp4"
+    small = ["--worlds", "2", "--walk-steps", "64", "--alone", "1", "--candidates", "64"]
+    run("plan_mpc", *small, "--video", str(video), monkeypatch=monkeypatch)
+    assert "pip install 'gtmsm-env[video]'" in capsys.readouterr().out
+    assert not video.exists()
+
+
+def test_plan_mpc_refuses_another_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="trained for"):
+        run("plan_mpc", "--world-kwargs", '{"step_size": 4}', "--video", "none", monkeypatch=monkeypatch)
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "dqn"])
+def test_train_sb3(algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    file, plot = tmp_path / "figures.json", tmp_path / "curves.png"
+    steps = 50_000 if algorithm == "ppo" else 2_000
+    small = ["--walks", "2", "--walk-steps", "128", "--dream-steps", str(steps), "--worlds", "30", "--points", "2"]
+    run("train_sb3", "--algorithm", algorithm, *small, "--plot", str(plot), "--json", str(file), monkeypatch=monkeypatch)
+    report = json.loads(file.read_text())
+    dreamer, as_many, more = (report["figures"]["trained"][name] for name in ("in the dream", "in the world, 1 x", "in the world, 20 x"))
+    assert dreamer["real_steps"] == 2 * 127
+    assert 0.85 * steps < dreamer["steps"] <= steps
+    assert as_many["real_steps"] == 127 + as_many["steps"]
+    assert 0.95 < as_many["real_steps"] / dreamer["real_steps"] <= 1
+    assert 19 < more["real_steps"] / dreamer["real_steps"] <= 20
+    for of in (dreamer, as_many, more):
+        assert len(of["curve"]) == 2
+        assert of["curve"][1]["real_steps"] == of["real_steps"]
+        assert abs(of["believed_success"] - of["success"]) <= 0.1  # the dream is exact, but for places that the walk has not been
+    if algorithm == "ppo":
+        assert dreamer["success"] > 0.8
+        assert as_many["success"] < 0.5
+    assert plot.read_bytes()[1:4] == b"PNG"
+    assert f"{algorithm}, judged in 30 unseen worlds" in capsys.readouterr().out
