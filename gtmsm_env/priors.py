@@ -69,7 +69,7 @@ class ViewsPrior(nn.Module):
         A separable Gaussian kernel moves them; what none covers takes their mean colour.
         Returns the canvas (*B, C, H', W') and how much of each pixel is covered (*B, H', W'), in [0, 1).
         """
-        *batch, K, C, H, W = views.shape
+        C, H, W = views.shape[-3:]
         weight = torch.exp(-self.log_falloff.exp() * offset.norm(dim=-1))[..., None, None]  # (*B, K, 1, 1)
         rows = views.transpose(-3, -2).flatten(-2)  # (*B, K, H, C W)
         down = weight * self.kernel(H, offset[..., 0])  # (*B, K, H', H)

@@ -1,0 +1,87 @@
+"""Frames and encodings against closed forms."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gtmsm_env.networks import Decoder, Encoder, frames_to_x, mlp, set_principal_components, x_to_frames
+
+SHAPE = (3, 2, 4)  # C, H, W
+SIZE = 24
+
+
+def draws(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_frames_and_back_for_every_value() -> None:
+    frames = torch.arange(256, dtype=torch.int64).repeat(3, 1).t().reshape(16, 16, 3).to(torch.uint8)
+    x = frames_to_x(frames)
+    assert x.shape == (3, 16, 16)
+    assert (float(x.min()), float(x.max())) == (0, 1)
+    assert torch.equal(x_to_frames(x), frames)
+    assert torch.equal(x_to_frames(x + 0.49 / 255), frames)  # rounded to the nearest
+    assert torch.equal(x_to_frames(x - 0.49 / 255), frames)
+
+
+def test_channels_come_first_in_x() -> None:
+    frames = torch.randint(256, (5, 2, 4, 6, 3), generator=draws()).to(torch.uint8)
+    x = frames_to_x(frames)
+    assert x.shape == (5, 2, 3, 4, 6)
+    assert x[1, 0, 2, 3, 5] == frames[1, 0, 3, 5, 2] / 255
+    assert torch.equal(x_to_frames(x), frames)
+
+
+def test_frames_are_clipped() -> None:
+    assert x_to_frames(torch.tensor([-0.5, 1.7]).reshape(1, 1, 2)).flatten().tolist() == [0, 255]
+
+
+def test_a_path_beside_another_starts_silent() -> None:
+    assert not mlp(4, 8, 3)(torch.randn(5, 4, generator=draws())).any()
+
+
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
+def test_shapes(batch: tuple[int, ...]) -> None:
+    mean, variance = Encoder(SIZE, 5, 8)(torch.rand(*batch, *SHAPE))
+    assert mean.shape == variance.shape == (*batch, 5)
+    assert (variance > 0).all()
+    assert Decoder(SHAPE, 5, 8)(mean).shape == (*batch, *SHAPE)
+
+
+@pytest.mark.parametrize("z_size", [3, SIZE])
+def test_principal_components_are_the_exact_posterior(z_size: int) -> None:
+    """x = W z + mean + sigma_x noise with z ~ N(0, I): q(z | x) is what conditioning the joint Gaussian gives."""
+    sigma_x, generator = 0.05, draws()
+    x = (torch.randn(400, SIZE, generator=generator) * torch.rand(SIZE, generator=generator)) @ torch.randn(SIZE, SIZE, generator=generator)
+    x = (x / 50 + 0.5).reshape(-1, *SHAPE)
+    encoder, decoder = Encoder(SIZE, z_size, 8), Decoder(SHAPE, z_size, 8)
+    set_principal_components(encoder, decoder, x, sigma_x)
+    with torch.no_grad():
+        W, mean = decoder.linear.weight.double(), x.flatten(1).double().mean(dim=0)
+        seen = x[:7].flatten(1).double()
+        covariance = W @ W.t() + sigma_x**2 * torch.eye(SIZE).double()  # of x
+        gain = W.t() @ torch.linalg.inv(covariance)
+        q_mean, q_variance = encoder(x[:7])
+        torch.testing.assert_close(q_mean.double(), (seen - mean) @ gain.t(), atol=2e-3, rtol=1e-3)
+        posterior = torch.eye(z_size).double() - gain @ W
+        torch.testing.assert_close(torch.diag(q_variance[0].double()), posterior, atol=1e-4, rtol=1e-3)
+        # z is white: over the data, the mean of q's moments is that of N(0, I), up to the noise that W W^T lacks
+        all_mean, _ = encoder(x)
+        assert all_mean.mean(dim=0).abs().max() < 1e-2
+        assert torch.cov(all_mean.t()).diagonal().max() < 1.01
+        if z_size == SIZE:  # nothing is left out, so the model of x is the data's covariance and the noise
+            data = torch.cov(x.flatten(1).double().t(), correction=0) + sigma_x**2 * torch.eye(SIZE).double()
+            torch.testing.assert_close(covariance, data, atol=1e-4, rtol=1e-3)
+
+
+def test_principal_components_keep_the_most_that_a_line_can() -> None:
+    """The first d components of the data, by singular values: no other linear path of d numbers is nearer to the frames."""
+    generator = draws()
+    x = torch.randn(300, SIZE, generator=generator) @ torch.diag(0.8 ** torch.arange(SIZE)) + 3
+    encoder, decoder = Encoder(SIZE, 4, 8), Decoder(SHAPE, 4, 8)
+    set_principal_components(encoder, decoder, x.reshape(-1, *SHAPE), 1e-3)
+    with torch.no_grad():
+        error = (decoder(encoder(x.reshape(-1, *SHAPE))[0]).flatten(1) - x).square().sum()
+    left = torch.linalg.svdvals(x - x.mean(dim=0))[4:].square().sum()
+    assert float(error) == pytest.approx(float(left), rel=1e-3)
