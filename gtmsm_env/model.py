@@ -305,6 +305,7 @@ class GTMSM(nn.Module):
                 raise CheckpointError(f"{error} The models that ship are {shipped()}; any other is named by its path.") from error
             raise
         try:
+            with torch.random.fork_rng(devices=[]):  # the weights drawn here are thrown away
             model = cls(**config["model"])
             check_keys(tensors, model.state_dict(), str(path))
             model.load_state_dict(tensors)

@@ -32,8 +32,14 @@ REWALKS = 100  # worlds in a row that look the same everywhere and leave no goal
 
 
 def open_model(model: str | GTMSM, device: str = "cpu") -> GTMSM:
-    """A model by its name or path, onto a device; or one that is there already, which stays where it is."""
-    return model if isinstance(model, GTMSM) else GTMSM.load(model, device)
+    """A model by its name or path, onto a device; or one that is there already, which stays where it is. ValueError without that device."""
+    if isinstance(model, GTMSM):
+        return model
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(f"A device is one that this PyTorch can use; {device!r} is not ({error}). Take device='cpu'.") from error
+    return GTMSM.load(model, device)
 
 
 def check_world(model: GTMSM, world: str, kwargs: Mapping[str, Any], observation: gym.Space[Any], action: gym.Space[Any]) -> None:

@@ -298,8 +298,8 @@ def test_seeds(name: str, kwargs: dict[str, Any]) -> None:
 
 @every
 def test_global_generators_are_left_alone(name: str, kwargs: dict[str, Any]) -> None:
-    envs = vector(name, kwargs, AutoresetMode.SAME_STEP)
     before = torch.get_rng_state(), np.random.get_state(legacy=False)  # noqa: NPY002
+    envs = vector(name, kwargs, AutoresetMode.SAME_STEP)
     envs.reset(seed=0)
     for _ in range(STEPS):
         envs.step(np.zeros(ROWS, np.int64))
