@@ -306,7 +306,7 @@ class GTMSM(nn.Module):
             raise
         try:
             with torch.random.fork_rng(devices=[]):  # the weights drawn here are thrown away
-            model = cls(**config["model"])
+                model = cls(**config["model"])
             check_keys(tensors, model.state_dict(), str(path))
             model.load_state_dict(tensors)
         except CheckpointError:
