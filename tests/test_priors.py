@@ -1,0 +1,239 @@
+"""What the memory lets expect: weights by hand, views laid over one another by loops, pixels that are known exactly."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from gtmsm_env.memory import SpatialMemory
+from gtmsm_env.networks import Decoder, Encoder, x_to_frames
+from gtmsm_env.priors import ViewsPrior, decode_places, mixture_prior
+from gtmsm_env.types import Neighbours
+
+C, H, W, D, K = 3, 5, 6, 4, 3
+
+
+def draws(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def views_prior(margin: int = 2, sharp: bool = False) -> ViewsPrior:
+    """A is one pixel a unit of state. Sharp: a view lies on whole pixels and weighs the same wherever it lies."""
+    prior = ViewsPrior((C, H, W), D, K=K, margin=margin, hidden=8).requires_grad_(False)
+    prior.A.copy_(torch.eye(2))
+    if sharp:
+        prior.log_width.fill_(math.log(0.1))
+        prior.log_falloff.fill_(-20)
+    return prior
+
+
+def neighbours(*batch: int, seed: int = 0) -> tuple[Neighbours, Tensor]:
+    """K places with views, nearest first, and the state they are neighbours of."""
+    g = draws(seed)
+    s, s_mean = torch.randn(*batch, 2, generator=g), 3 * torch.randn(*batch, K, 2, generator=g)
+    distance, order = (s_mean - s[..., None, :]).norm(dim=-1).sort(dim=-1)
+    s_mean = torch.take_along_dim(s_mean, order[..., None], dim=-2)
+    values = {
+        "z_mean": torch.randn(*batch, K, D, generator=g),
+        "z_variance": torch.rand(*batch, K, D, generator=g) + 0.1,
+        "view": torch.rand(*batch, K, C, H, W, generator=g),
+    }
+    return Neighbours(distance, order, s_mean, torch.ones(*batch, K, 2), values), s
+
+
+# ---------------------------------------------------------------- the paper's
+
+
+def test_weights_of_the_mixture_by_hand() -> None:
+    distance, delta = [0.0, 0.3, 2.0], 0.01
+    values = {"z_mean": torch.randn(3, D, generator=draws()), "z_variance": torch.rand(3, D, generator=draws(1))}
+    mixture = mixture_prior(Neighbours(torch.tensor(distance), torch.arange(3), torch.zeros(3, 2), torch.ones(3, 2), values), delta)
+    expected = [1 / (rho**2 + delta) for rho in distance]
+    torch.testing.assert_close(mixture.log_weight.exp(), torch.tensor(expected) / sum(expected))
+    assert mixture.mean is values["z_mean"]
+    assert mixture.variance is values["z_variance"]
+
+
+def test_delta_softens_the_mixture() -> None:
+    near, _ = neighbours(20)
+    heaviest = [mixture_prior(near, delta).log_weight.exp().amax(dim=-1) for delta in (1e-4, 1e-1, 1e3)]
+    assert (heaviest[0] > heaviest[1]).all()
+    assert (heaviest[1] > heaviest[2]).all()
+    torch.testing.assert_close(heaviest[2], torch.full((20,), 1 / K), atol=0.02, rtol=0)
+
+
+# ---------------------------------------------------------------- views
+
+
+def slow_blend(prior: ViewsPrior, views: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+    """One query, pixel by pixel."""
+    m, width = prior.margin, float(prior.log_width.exp())
+    weight = [math.exp(-float(prior.log_falloff.exp()) * float(o.norm())) for o in offset]
+    canvas, cover = torch.zeros(C, H + 2 * m, W + 2 * m), torch.zeros(H + 2 * m, W + 2 * m)
+    colour = [sum(w * float(view[c].mean()) for w, view in zip(weight, views, strict=True)) / sum(weight) for c in range(C)]
+    for y, x in itertools.product(range(-m, H + m), range(-m, W + m)):
+        total, shown = 0.0, [0.0] * C
+        for w, view, (down, right) in zip(weight, views, offset.tolist(), strict=True):
+            for i, j in itertools.product(range(H), range(W)):
+                counts = w * math.exp(-0.5 * ((y - i - down) ** 2 + (x - j - right) ** 2) / width**2)
+                total += counts
+                shown = [shown[c] + counts * float(view[c, i, j]) for c in range(C)]
+        covered = total / (total + 1e-3)
+        cover[y + m, x + m] = covered
+        for c in range(C):
+            canvas[c, y + m, x + m] = covered * shown[c] / (total + 1e-6) + (1 - covered) * colour[c]
+    return canvas, cover
+
+
+def test_views_are_blended_as_by_loops() -> None:
+    prior = views_prior()
+    prior.log_width.fill_(-0.3)
+    prior.log_falloff.fill_(-1)
+    views, offset = torch.rand(2, K, C, H, W, generator=draws()), 3 * torch.randn(2, K, 2, generator=draws(1))
+    canvas, cover = prior.blend(views, offset)
+    assert canvas.shape == (2, C, H + 4, W + 4)
+    assert cover.shape == (2, H + 4, W + 4)
+    for row in range(2):
+        expected, covered = slow_blend(prior, views[row], offset[row])
+        torch.testing.assert_close(canvas[row], expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(cover[row], covered, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("places", [[(0, 0), (0, 2), (-3, 1)], [(2, -2), (2, 3), (-3, 0)], [(0, 4), (40, 0), (0, -40)]])
+def test_sharp_views_show_the_picture_they_were_cut_from(places: list[tuple[int, int]]) -> None:
+    """Byte for byte wherever one of them reaches; elsewhere their mean colour, and a cover of 0."""
+    prior, m = views_prior(sharp=True), 2
+    picture = torch.randint(256, (C, 100, 100), generator=draws()) / 255
+
+    def cut(down: int, right: int, more: int = 0) -> Tensor:
+        return picture[:, 50 + down - more : 50 + down + H + more, 50 + right - more : 50 + right + W + more]
+
+    views = torch.stack([cut(*place) for place in places])
+    canvas, cover = prior.blend(views, torch.tensor(places, dtype=torch.float32))
+    reached = torch.zeros(H + 2 * m, W + 2 * m, dtype=torch.bool)
+    for down, right in places:
+        for i, j in itertools.product(range(H), range(W)):
+            if 0 <= i + down + m < H + 2 * m and 0 <= j + right + m < W + 2 * m:
+                reached[i + down + m, j + right + m] = True
+    assert 0 < reached.sum() < reached.numel()
+    assert torch.equal(x_to_frames(canvas)[reached], x_to_frames(cut(0, 0, more=m))[reached])
+    assert (cover[reached] > 0.998).all()
+    assert (cover[~reached] < 1e-6).all()
+    torch.testing.assert_close(canvas[:, ~reached], views.mean(dim=(0, 2, 3))[:, None].expand(-1, int((~reached).sum())))
+
+
+def test_the_nearer_of_two_views_counts_more() -> None:
+    prior = views_prior(sharp=True)
+    prior.log_falloff.fill_(math.log(2.0))
+    views = torch.stack([torch.zeros(C, H, W), torch.ones(C, H, W)])
+    canvas, _ = prior.blend(views, torch.tensor([[0.0, 0.0], [1.0, 0.0]]))
+    both = canvas[:, 3, 3]  # zeros and ones weigh 1 and e^-2 there
+    torch.testing.assert_close(both, torch.full((C,), math.exp(-2) / (1 + math.exp(-2))), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("margin", [0, 2])
+def test_the_inferred_component_is_the_encoding_of_the_canvas(margin: int) -> None:
+    """Before anything is learned; the memory's own components follow it, in the order of the neighbours."""
+    prior, encoder = views_prior(margin), Encoder(C * H * W, D, 8).requires_grad_(False)
+    prior.log_variance.copy_(torch.arange(float(D)))
+    near, s = neighbours(4)
+    mixture = prior(near, s, encoder, 1e-4)
+    offset = near.s_mean - s[:, None]
+    for row in range(4):
+        canvas, _ = slow_blend(prior, near.values["view"][row], offset[row])
+        expected = encoder(canvas[:, margin : margin + H, margin : margin + W])[0]
+        torch.testing.assert_close(mixture.mean[row, 0], expected, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(mixture.variance[:, 0], torch.arange(float(D)).exp().expand(4, D))
+    assert torch.equal(mixture.mean[:, 1:], near.z_mean)
+    assert torch.equal(mixture.variance[:, 1:], near.z_variance)
+
+
+def test_the_network_sees_canvas_and_cover() -> None:
+    """Once it has learned something, it corrects the mean and gives the variance."""
+    prior, encoder = views_prior(), Encoder(C * H * W, D, 8).requires_grad_(False)
+    near, s = neighbours(4)
+    before = prior(near, s, encoder, 1e-4)
+    prior.mlp[-1].weight.normal_(generator=draws())
+    after = prior(near, s, encoder, 1e-4)
+    canvas, cover = prior.blend(near.values["view"], near.s_mean - s[:, None])
+    correction, log_variance = prior.mlp(torch.cat([canvas.flatten(1), cover.flatten(1)], dim=1)).split(D, dim=1)
+    torch.testing.assert_close(after.mean[:, 0], before.mean[:, 0] + correction)
+    torch.testing.assert_close(after.variance[:, 0], before.variance[:, 0] * log_variance.exp())
+    assert (correction.std(dim=0) > 0.01).all()
+    assert torch.equal(after.log_weight, before.log_weight)
+
+
+def test_places_seen_are_remembered_and_others_inferred() -> None:
+    """gamma by hand: 1 / (1 + exp(-(gate_0 - e^gate_1 rho))), rho in pixels; it falls with the distance to the nearest place."""
+    prior, encoder = views_prior(), Encoder(C * H * W, D, 8).requires_grad_(False)
+    prior.A.mul_(3)
+    gammas = []
+    for rho in (0.0, 0.2, 0.5, 5.0):
+        near, _ = neighbours()
+        s_mean = torch.tensor([[rho, 0.0], [rho + 2, 0], [rho + 9, 0]])
+        near = Neighbours(s_mean[:, 0], near.index, s_mean, near.s_variance, near.values)
+        mixture = prior(near, torch.zeros(2), encoder, 1e-4)
+        gate_0, gate_1 = prior.gate.tolist()
+        gamma = 1 / (1 + math.exp(-(gate_0 - math.exp(gate_1) * 3 * rho)))
+        memory = mixture_prior(near, 1e-4).log_weight.exp()
+        torch.testing.assert_close(mixture.log_weight.exp(), torch.cat([torch.tensor([1 - gamma]), gamma * memory]))
+        assert float(mixture.log_weight.exp().sum()) == pytest.approx(1, abs=1e-6)
+        expected = near.z_mean[0] if gamma > 0.5 else mixture.mean[0]
+        assert torch.equal(mixture.heaviest(), expected)
+        gammas.append(gamma)
+    assert gammas[0] > 0.8
+    assert gammas[-1] < 1e-6
+    assert gammas == sorted(gammas, reverse=True)
+
+
+@pytest.mark.parametrize("batch", [(2,), (2, 3)])
+def test_queries_do_not_see_each_other(batch: tuple[int, ...]) -> None:
+    prior, encoder = views_prior(), Encoder(C * H * W, D, 8).requires_grad_(False)
+    prior.mlp[-1].weight.normal_(generator=draws())
+    near, s = neighbours(*batch)
+    whole = prior(near, s, encoder, 1e-4)
+    assert whole.mean.shape == (*batch, K + 1, D)
+    for at in itertools.product(*map(range, batch)):
+        values = {name: value[at] for name, value in near.values.items()}
+        alone = prior(Neighbours(near.distance[at], near.index[at], near.s_mean[at], near.s_variance[at], values), s[at], encoder, 1e-4)
+        for name in ("log_weight", "mean", "variance"):
+            torch.testing.assert_close(getattr(whole, name)[at], getattr(alone, name), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("at_a_place", [True, False])
+def test_every_parameter_learns(at_a_place: bool) -> None:
+    """Also where a view needs no moving, and where a place is so far that nothing of it is seen."""
+    prior, encoder = views_prior().requires_grad_(True), Encoder(C * H * W, D, 8)
+    near, s = neighbours(4)
+    s_mean = near.s_mean.clone()
+    s_mean[:, 0] = s if at_a_place else s + 0.5
+    s_mean[:, -1] = 1e4
+    distance = (s_mean - s[:, None]).norm(dim=-1)
+    mixture = prior(Neighbours(distance, near.index, s_mean, near.s_variance, near.values), s, encoder, 1e-4)
+    (-mixture.log_prob(torch.randn(4, D, generator=draws())).mean() + mixture.mean[:, 0].square().mean()).backward()
+    for name, parameter in prior.named_parameters():
+        assert parameter.grad is not None
+        assert torch.isfinite(parameter.grad).all(), name
+    for name in ("A", "log_width", "log_falloff", "log_variance", "gate"):
+        assert getattr(prior, name).grad.any(), name
+    assert prior.mlp[-1].weight.grad.any()
+
+
+# ---------------------------------------------------------------- places
+
+
+def test_places_have_the_views_that_decoding_gives() -> None:
+    decoder = Decoder((C, H, W), D, 8).requires_grad_(False)
+    s = torch.tensor([[0.0, 0], [1, 0], [0, 0.1], [1, 1], [1, 0]]).expand(2, 5, 2)
+    z = torch.randn(2, 5, D, generator=draws())
+    memory = SpatialMemory(s, torch.ones_like(s), {"z_mean": z, "z_variance": torch.ones_like(z)})
+    places = decode_places(memory, decoder, radius=0.5, K=2)
+    assert places.count.tolist() == [3, 3]
+    assert torch.equal(places.values["z_mean"], z[:, [0, 1, 3]])
+    for row, entry in itertools.product(range(2), range(3)):
+        torch.testing.assert_close(places.values["view"][row, entry], decoder(places.values["z_mean"][row, entry]))
+    assert decode_places(memory, decoder, radius=9, K=4).count.tolist() == [4, 4]  # as many as will be read
