@@ -1,0 +1,253 @@
+"""Walks: which action led to which frame, what is distinct, what was blocked; all against the world's own positions."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from exact import exact_model
+from gymnasium.vector import SyncVectorEnv
+from torch import Tensor
+from treasure import ID, Treasure, treasure_model, walk_by_hand
+
+from gtmsm_env import data
+from gtmsm_env.data import Walks, concatenate, distinct, record, record_walks, walk
+from gtmsm_env.envs.image_navigation import ImageNavigationEnv, ImageNavigationVectorEnv
+from gtmsm_env.types import Walk
+
+WORLD = "GTMSM-ImageNavigation-v0"
+SCALAR = {"task": None, "split": "train"}
+
+
+def generators(*seeds: int) -> list[np.random.Generator]:
+    return [np.random.default_rng(seed) for seed in seeds]
+
+
+def walks(rows: int = 6, steps: int = 80, seed: int = 0) -> Walk:
+    return record(ImageNavigationVectorEnv(rows, task=None), steps, np.random.default_rng(seed), seed)
+
+
+# ---------------------------------------------------------------- recording
+
+
+@pytest.mark.parametrize("world", [lambda: ImageNavigationEnv(task=None), lambda: ImageNavigationVectorEnv(5, task=None)])
+def test_an_action_leads_from_the_frame_before_to_the_frame_after(world: Any) -> None:
+    """A model that knows the world's law finds every true position from the actions; from shifted ones it does not."""
+    recorded = record(world(), 80, np.random.default_rng(0), seed=3)
+    assert recorded.positions is not None
+    places, model = recorded.positions.float() - 4, exact_model()
+    assert torch.equal(model.filter(recorded.actions)[0], places)
+    assert not torch.equal(model.filter(recorded.actions.roll(1, dims=-1))[0], places)
+    assert not torch.equal(model.filter(recorded.actions.roll(-1, dims=-1))[0], places)
+
+
+def test_a_frame_is_what_is_seen_at_its_position() -> None:
+    recorded = walks(rows=3)
+    assert recorded.positions is not None
+    for row in range(3):
+        seen: dict[tuple[int, ...], Tensor] = {}
+        for x, position in zip(recorded.frames[row], recorded.positions[row].tolist(), strict=True):
+            assert torch.equal(seen.setdefault(tuple(position), x), x)
+        assert len(seen) > 5
+
+
+def test_a_reward_is_received_on_arriving() -> None:
+    """Frame, reward and end as a walk by hand gives them."""
+    recorded = record(gym.make(ID), 60, np.random.default_rng(0), seed=5)
+    world = Treasure()
+    by_hand = walk_by_hand(world, recorded.actions.numpy(), seed=5)
+    assert recorded.rewards is not None
+    assert recorded.terminations is not None
+    assert by_hand.rewards is not None
+    assert torch.equal(recorded.frames, by_hand.frames)
+    assert torch.equal(recorded.rewards, by_hand.rewards)
+    assert recorded.rewards[0] == 0
+    assert recorded.rewards[1:].all()
+    assert not recorded.terminations.any()  # a walk does not end, where a task would
+    assert recorded.positions is None  # this world does not tell
+    assert [part.dtype for part in (recorded.frames, recorded.actions, recorded.rewards, recorded.terminations)] == [
+        torch.uint8,
+        torch.int64,
+        torch.float32,
+        torch.bool,
+    ]
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_a_row_is_the_scalar_world(rows: int) -> None:
+    """Given one generator a row. Rows of other worlds than our own are stacked by Gymnasium."""
+    seeds = list(range(10, 10 + rows))
+    native = record(ImageNavigationVectorEnv(rows, **SCALAR), 30, generators(*seeds), seeds)
+    stacked = record(SyncVectorEnv([lambda: ImageNavigationEnv(**SCALAR)] * rows), 30, generators(*seeds), seeds)  # type: ignore[arg-type]
+    for row, seed in enumerate(seeds):
+        alone = record(ImageNavigationEnv(**SCALAR), 30, generators(seed)[0], seed)  # type: ignore[arg-type]
+        for field in fields(Walk):
+            expected = getattr(alone, field.name)
+            assert torch.equal(getattr(native, field.name)[row], expected), field.name
+            assert torch.equal(getattr(stacked, field.name)[row], expected), field.name
+
+
+def test_a_seed_makes_the_walk() -> None:
+    """The world's own generator draws the actions unless another is given."""
+    for world in (ImageNavigationEnv(task=None), ImageNavigationVectorEnv(3, task=None)):
+        one, same, other = record(world, 30, seed=1), record(world, 30, seed=1), record(world, 30, seed=2)
+        assert torch.equal(one.frames, same.frames)
+        assert torch.equal(one.actions, same.actions)
+        assert not torch.equal(one.actions, other.actions)
+        onward = record(world, 30)  # no seed: another world and other actions
+        assert not torch.equal(onward.frames, other.frames)
+        assert not torch.equal(onward.actions, other.actions)
+
+
+@pytest.mark.parametrize("rows", [None, 3])
+def test_a_walk_of_one_frame(rows: int | None) -> None:
+    world = ImageNavigationEnv(task=None) if rows is None else ImageNavigationVectorEnv(rows, task=None)
+    lead = () if rows is None else (rows,)
+    recorded = record(world, 1, seed=0)
+    assert recorded.frames.shape == (*lead, 1, 8, 8, 3)
+    assert recorded.actions.shape == (*lead, 0)
+    assert recorded.rewards is not None
+    assert recorded.rewards.shape == (*lead, 1)
+    assert len(exact_model().remember(recorded).memory) == 1
+
+
+def test_a_walk_remembered() -> None:
+    model = treasure_model()
+    belief = walk(gym.make(ID), model, 40, np.random.default_rng(0), seed=1)
+    expected = model.remember(record(gym.make(ID), 40, np.random.default_rng(0), seed=1))
+    assert torch.equal(belief.mean, expected.mean)
+    assert torch.equal(belief.memory.s_mean, expected.memory.s_mean)
+    assert torch.equal(belief.memory.values["reward"], expected.memory.values["reward"])
+
+
+@pytest.mark.parametrize("steps", [0, -3])
+def test_a_walk_has_a_frame(steps: int) -> None:
+    with pytest.raises(ValueError, match=f"at least one frame, given steps={steps}"):
+        record(ImageNavigationEnv(), steps)
+
+
+def test_actions_that_cannot_be_repeated() -> None:
+    world = Treasure()
+    world.action_space = gym.spaces.Box(-1, 1, (2,))  # type: ignore[assignment]
+    for one in (world, SyncVectorEnv([lambda: world])):
+        with pytest.raises(ValueError, match=r"discrete actions; the world's are Box.*Record the walk yourself"):
+            record(one, 5)
+
+
+@pytest.mark.parametrize("vector", [False, True])
+def test_a_world_that_ends_a_walk(vector: bool) -> None:
+    def limited() -> gym.Env[Any, Any]:
+        return gym.make(ID, max_episode_steps=7)
+
+    world = SyncVectorEnv([lambda: gym.make(ID), limited]) if vector else limited()
+    with pytest.raises(ValueError, match="not interrupted; the world ended it after 7 steps"):
+        record(world, 20, seed=0)
+    assert record(world, 7, seed=0).frames.shape[-4] == 7
+
+
+# ---------------------------------------------------------------- distinct frames
+
+
+def test_distinct_frames_give_the_walk_back() -> None:
+    """Byte for byte, each frame once, numbered in the order in which it was first seen."""
+    recorded = walks()
+    once = distinct(recorded)
+    assert len(once) == 6
+    assert once.index.shape == (6, 80)
+    assert torch.equal(once.actions, recorded.actions)
+    for row in range(6):
+        assert torch.equal(once.frames[row][once.index[row]], recorded.frames[row])
+        seen: list[bytes] = []
+        for t, x in enumerate(recorded.frames[row]):
+            if x.numpy().tobytes() not in seen:
+                seen.append(x.numpy().tobytes())
+            assert once.index[row, t] == seen.index(x.numpy().tobytes())
+        assert not once.frames[row, len(seen) :].any()
+    assert once.frames.shape[1] == int(once.index.max()) + 1
+
+
+def test_frames_differ_by_any_byte() -> None:
+    """Also by the last one, and by zeros at the ends."""
+    x = torch.zeros(6, 1, 2, 3, dtype=torch.uint8)
+    x[1, 0, 1, 2], x[2, 0, 0, 0], x[4, 0, 1, 2] = 1, 1, 1
+    once = distinct(Walk(x[None], torch.zeros(1, 5, dtype=torch.int64)))
+    assert once.index.tolist() == [[0, 1, 2, 0, 1, 0]]
+    assert torch.equal(once.frames[0], x[:3])
+
+
+def test_some_steps_of_some_walks() -> None:
+    recorded = walks()
+    rows = torch.tensor([4, 1])
+    part = distinct(recorded).batch(rows, 20)
+    assert part.index.shape == (2, 20)
+    assert part.actions.shape == (2, 19)
+    assert torch.equal(part.actions, recorded.actions[rows, :19])
+    for at, row in enumerate(rows):
+        assert torch.equal(part.frames[at][part.index[at]], recorded.frames[row, :20])
+    assert part.frames.shape[1] == int(part.index.max()) + 1  # no frame that these steps do not see
+
+
+def test_several_sets_of_walks_as_one() -> None:
+    parts = [walks(rows=2, steps=40, seed=seed) for seed in range(3)]
+    whole = concatenate([distinct(part) for part in parts])
+    assert len(whole) == 6
+    frames, actions = torch.cat([part.frames for part in parts]), torch.cat([part.actions for part in parts])
+    assert torch.equal(whole.actions, actions)
+    for row in range(6):
+        assert torch.equal(whole.frames[row][whole.index[row]], frames[row])
+
+
+def test_blocked_moves_are_found_from_frames_alone() -> None:
+    """Equal to the truth wherever no two places of a walk look alike; staying is not blocked."""
+    recorded = walks(rows=24, steps=120)
+    assert recorded.positions is not None
+    moved = (recorded.positions[:, 1:] != recorded.positions[:, :-1]).any(dim=-1)
+    truth = ~moved & (recorded.actions != 4)
+    once = distinct(recorded)
+    places = torch.tensor([len({tuple(p) for p in row}) for row in recorded.positions.tolist()])
+    clear = once.index.amax(dim=1) + 1 == places
+    assert clear.sum() >= 12
+    assert torch.equal(once.unmoved()[clear], truth[clear])
+    assert truth[clear].sum() > 50
+    stays = recorded.actions == 4
+    assert stays.any()
+    assert not once.unmoved()[stays].any()
+
+
+# ---------------------------------------------------------------- walks for training
+
+
+def test_as_many_walks_as_were_asked_for() -> None:
+    parts = list(record_walks(WORLD, SCALAR, 20, 30, seed=0, chunk=8))
+    assert [len(part) for part in parts] == [8, 8, 4]
+    whole = concatenate(parts)
+    assert whole.index.shape == (20, 30)
+    assert whole.actions.shape == (20, 29)
+    assert len({row.numpy().tobytes() for row in whole.frames[:, 0]}) == 20  # a world each
+    assert len({tuple(row) for row in whole.actions.tolist()}) == 20
+    again = concatenate(list(record_walks(WORLD, SCALAR, 20, 30, seed=0, chunk=8)))
+    other = concatenate(list(record_walks(WORLD, SCALAR, 20, 30, seed=1, chunk=8)))
+    assert all(torch.equal(getattr(whole, field.name), getattr(again, field.name)) for field in fields(Walks))
+    assert not torch.equal(whole.actions, other.actions)
+    few = list(record_walks(WORLD, SCALAR, 8, 30, seed=0, chunk=8))  # more walks leave the first as they are
+    assert torch.equal(few[0].frames, parts[0].frames)
+
+
+def test_training_reads_no_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only frames, which of them are equal, and actions are kept; wrong positions, rewards and ends change nothing."""
+    assert [field.name for field in fields(Walks)] == ["frames", "index", "actions"]
+    expected = concatenate(list(record_walks(WORLD, SCALAR, 6, 40, seed=0, chunk=6)))
+
+    def poisoned(*args: Any, **kwargs: Any) -> Walk:
+        recorded = record(*args, **kwargs)
+        assert recorded.positions is not None
+        assert recorded.rewards is not None
+        return replace(recorded, positions=-recorded.positions, rewards=recorded.rewards + torch.nan, terminations=None)
+
+    monkeypatch.setattr(data, "record", poisoned)
+    found = concatenate(list(record_walks(WORLD, SCALAR, 6, 40, seed=0, chunk=6)))
+    assert all(torch.equal(getattr(found, field.name), getattr(expected, field.name)) for field in fields(Walks))
