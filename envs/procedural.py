@@ -1,7 +1,7 @@
 """Procedural colour pictures: seeded, unlimited and free to redistribute, with statistics near those of small photographs.
 
 A picture is painted from back to front, as in the dead-leaves model of natural images (Lee, Mumford and Huang, 2001): a sky with
-clouds, hills, and some dozens of leaves (ellipses, polygons, bars) whose sizes follow a power law. Every leaf has its own colours,
+clouds, hills, and a dozen leaves (ellipses, polygons, bars), the nearer the smaller. Every leaf has its own colours,
 shading, 1/f texture or stripes, and darkens what lies just behind its edge. Edges are a pixel-wide ramp of the distance to the
 outline, textures are sums of waves the grid can hold, so a picture is antialiased at any size without being drawn larger first.
 """
@@ -18,9 +18,9 @@ Pairs = NDArray[np.int64]
 
 SPLITS = {"train": 0, "validation": 1, "test": 2}
 LENGTHS = {"train": 100_000, "validation": 10_000, "test": 10_000}
-HILLS, LEAVES, COLOURS, CHUNK = 3, 26, 6, 4
+HILLS, LEAVES, COLOURS, CHUNK = 3, 14, 6, 4
 WAVES = 16  # highest spatial frequency of the textures, in waves a picture
-EDGE = 1.4  # width of an edge in pixels
+EDGE = 1.1  # width of an edge in pixels
 
 
 def paint(split: str, indices: Sequence[int] | NDArray[np.int64], image_size: int) -> NDArray[np.uint8]:
@@ -64,12 +64,12 @@ class _Painter:
         return (value[..., None] * (1 - saturation[..., None] * (1 - channel))).astype(np.float32)
 
     def _textures(self, waves: Planes) -> Planes:
-        """Two fields a picture, of deviation about 1, whose amplitude falls as 1 / frequency to a power near that of photographs."""
+        """Two fields a picture, of deviation about 1, whose amplitude falls as a power of frequency, as the surface of stone or cloth does."""
         size, top = self.size, min(WAVES, (self.size - 1) // 2)
         rows = np.r_[0 : top + 1, -top:0]
         frequency = np.hypot(rows[:, None], np.arange(top + 1)[None, :]).astype(np.float32)
         frequency[0, 0] = np.inf
-        power = 0.9 + 0.9 * self.whole[:, 16:18]  # (N, 2)
+        power = 0.35 + 0.6 * self.whole[:, 16:18]  # (N, 2)
         amplitude = frequency ** -power[..., None, None] * (frequency <= WAVES)
         spectrum = np.zeros((self.n, 2, size, size // 2 + 1), np.complex64)
         chosen = waves[..., rows, : top + 1] * amplitude[:, :, None]
@@ -87,7 +87,7 @@ class _Painter:
         for part in range(len(ink)):  # from back to front
             canvas *= through[part]
             canvas += ink[part]
-        exposure = 0.95 + 0.65 * self.whole[:, 20, None, None, None]
+        exposure = 1.28 + 0.8 * self.whole[:, 20, None, None, None]
         canvas = 0.5 + 0.5 * np.tanh(exposure * (2 * canvas - 1)) / np.tanh(exposure)
         return np.ascontiguousarray((np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8).transpose(0, 2, 3, 1))
 
@@ -130,8 +130,8 @@ class _Painter:
         """Coordinates along and across a leaf in units of its half-axes, and its shorter half-axis."""
         u = self.parts[row, part][:, :, None, None]
         nearer = ((part - HILLS) / (LEAVES - 1)).astype(np.float32)[:, None, None]  # leaves in front are smaller
-        half = 0.36 * (1 - nearer) * (0.5 + 0.5 * u[:, 1]) + 0.055 + 0.05 * u[:, 1]
-        slim = 0.35 + 0.65 * u[:, 2]
+        half = 0.6 * (1 - nearer) * (0.5 + 0.5 * u[:, 1]) + 0.28 + 0.2 * u[:, 1]
+        slim = 0.6 + 0.4 * u[:, 2]
         angle = 6.2832 * u[:, 3]
         dx, dy = self.x - (1.2 * u[:, 4] - 0.1), self.y - (1.2 * u[:, 5] - 0.1)
         cos, sin = np.cos(angle) / half, np.sin(angle) / half
@@ -165,8 +165,8 @@ class _Painter:
         """What each part adds where it covers, (L, N, 3, S, S): two colours, mixed by shading and texture or by stripes."""
         u = self.parts.transpose(2, 1, 0)  # (32, L, N)
         texture = self.textures[np.arange(self.n), (u[16] * 2).astype(np.int64)]
-        mix = (0.25 + 0.25 * u[14])[:, :, None, None] * across + (0.1 + 0.25 * u[15])[:, :, None, None] * texture
-        striped = u[17] < 0.18
+        mix = (0.25 + 0.25 * u[14])[:, :, None, None] * across + (0.065 + 0.185 * u[15])[:, :, None, None] * texture
+        striped = u[17] < 0.05
         mix[striped] = 0.8 * np.sin((3.1416 * (0.8 + 1.2 * u[18][striped]))[:, None, None] * across[striped])
         mix = np.clip(0.35 + 0.65 * mix, -0.1, 1.1)
         first, second = self._colour(u[12]), self._colour(u[12] + 0.17 + 0.5 * u[13])

@@ -97,9 +97,9 @@ class TestProcedural:
         assert pictures.std() > 10
 
     def test_a_size_is_only_a_resolution(self) -> None:
-        """The small picture is nearly the average of a large one's pixels: the same scene, antialiased."""
-        small = procedural.paint("test", range(12), 32).astype(float)
-        large = procedural.paint("test", range(12), 256).astype(float).reshape(12, 32, 8, 32, 8, 3).mean(axis=(2, 4))
+        """Small and large show the same scene: alike once averaged over 2 small pixels, the waves of the finest texture."""
+        small = procedural.paint("test", range(12), 32).astype(float).reshape(12, 16, 2, 16, 2, 3).mean(axis=(2, 4))
+        large = procedural.paint("test", range(12), 256).astype(float).reshape(12, 16, 16, 16, 16, 3).mean(axis=(2, 4))
         for one, other in zip(small, large, strict=True):
             assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.95
 
