@@ -64,7 +64,7 @@ class _Painter:
         return (value[..., None] * (1 - saturation[..., None] * (1 - channel))).astype(np.float32)
 
     def _textures(self, waves: Planes) -> Planes:
-        """Two fields a picture, of deviation about 1, whose amplitude falls as a power of frequency, as the surface of stone or cloth does."""
+        """Two fields a picture, of deviation about 1, whose amplitude falls as a power of frequency, as of stone or cloth."""
         size, top = self.size, min(WAVES, (self.size - 1) // 2)
         rows = np.r_[0 : top + 1, -top:0]
         frequency = np.hypot(rows[:, None], np.arange(top + 1)[None, :]).astype(np.float32)
