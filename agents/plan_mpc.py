@@ -42,6 +42,7 @@ from gtmsm_env.worlds import check_world, places
 Agent = Callable[[Belief, Objective, torch.Generator, Plan | None], Plan]
 
 ROWS = 50  # worlds walked at once
+ALONE = 10  # worlds walked one at a time, for the planner's time
 
 
 @dataclass
@@ -106,14 +107,15 @@ class Filmed(VectorWrapper[Any, Any, Any, Any, Any]):
         return self.told(super().step(actions))
 
     def told(self, told: Any) -> Any:
-        if self.env.render_mode:
-            drawn: Any = self.env.render()
-            self.pictures.append(drawn[0])
+        drawn: Any = self.env.render()
+        self.pictures.append(drawn[0])
         return told
 
 
-def scenes(model: GTMSM, episode: Episodes, pictures: list[Picture]) -> Iterator[Picture]:
+def film(make: Callable[..., VectorEnv[Any, Any, Any]], model: GTMSM, planner: Planner, walk_steps: int, seed: int) -> Iterator[Picture]:
     """World, dream and map side by side: first the exploring walk in time lapse, then every decision until the goal is reached."""
+    with closing(Filmed(make(1, render_mode="rgb_array"))) as world:
+        episode, pictures = play(world, model, planner.plan, walk_steps, seed), world.pictures
     axes = None if model.views is None else model.views.A
     states, count = episode.walked.s_mean[0], len(episode.walked)
     remembered, size = model.recall(episode.walked), len(pictures[0])
@@ -171,7 +173,7 @@ def parser() -> argparse.ArgumentParser:
     )
     program.add_argument("--planner", choices=list(METHODS), default="cem", help="cross-entropy method, MPPI, or random shooting")
     program.add_argument("--horizon", type=int, default=16, metavar="T", help="steps of a plan")
-    program.add_argument("--candidates", type=int, default=256, metavar="C", help="plans imagined in one round")
+    program.add_argument("--candidates", type=int, default=192, metavar="C", help="plans imagined in one round")
     program.add_argument("--iterations", type=int, default=3, metavar="I", help="rounds of a decision")
     program.add_argument("--model", default="image-navigation", metavar="NAME", help="a shipped model, or the path of one of your own")
     program.add_argument("--world", default="GTMSM-ImageNavigation-v0", metavar="ID", help="must be the world the model was trained for")
@@ -181,9 +183,7 @@ def parser() -> argparse.ArgumentParser:
     program.add_argument("--walk-steps", type=int, default=256, metavar="N", help="frames of the exploring walk")
     program.add_argument("--seed", type=int, default=0, metavar="N", help="of every random draw")
     program.add_argument("--video", default="runs/plan_mpc.mp4", metavar="FILE", help="where the video goes; 'none' draws none")
-    program.add_argument(
-        "--alone", type=int, default=4, metavar="N", help="worlds walked one at a time, for the planner's time and the video"
-    )
+    program.add_argument("--filmed", type=int, default=4, metavar="N", help="worlds shown in the video")
     program.add_argument("--json", type=Path, metavar="FILE", help="write the printed figures here too, with seeds and versions")
     return program
 
@@ -213,8 +213,8 @@ def printed(name: str, of: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     args = parser().parse_args()
-    if min(args.worlds, args.alone) < 1:
-        raise SystemExit(f"--worlds and --alone must be at least 1, got {args.worlds} and {args.alone}")
+    if min(args.worlds, args.filmed) < 1:
+        raise SystemExit(f"--worlds and --filmed must be at least 1, got {args.worlds} and {args.filmed}")
     video = None if args.video == "none" else Path(args.video)
     if video and (lacking := missing()):
         print(lacking)
@@ -248,19 +248,9 @@ def main() -> None:
         figures[name] = summary(episodes, args.walk_steps)
 
     seconds: list[float] = []
-
-    def one_by_one() -> Iterator[Picture]:
-        for number in tqdm(range(args.alone), desc=f"{'one world at a time':20}", unit=" worlds"):
-            with closing(Filmed(make(1, render_mode="rgb_array" if video else None))) as world:
-                episode = play(world, model, planner.plan, args.walk_steps, args.seed + number)
-            seconds.extend(episode.seconds)
-            if video:
-                yield from scenes(model, episode, world.pictures)
-
-    if video:
-        write_video(video, one_by_one(), fps=12)
-    else:
-        list(one_by_one())
+    for number in range(ALONE):
+        with closing(make(1)) as world:
+            seconds += play(world, model, planner.plan, args.walk_steps, args.seed + number).seconds
     planned = figures[next(iter(agents))]
     planned["ms_alone"] = 1e3 * float(np.median(seconds))
 
@@ -271,6 +261,8 @@ def main() -> None:
     alone, together = planned["ms_alone"], planned["ms_in_a_batch"]
     print(f"planning, on one thread: {alone:.1f} ms a decision for one world alone, {together:.1f} ms in a batch of {ROWS}")
     if video:
+        bar = tqdm(range(args.filmed), desc=f"{'video':20}", unit=" worlds")
+        write_video(video, (scene for number in bar for scene in film(make, model, planner, args.walk_steps, args.seed + number)), fps=12)
         print(f"video: {video}")
     if args.json:
         keys = ("model", "world", "worlds", "walk_steps", "planner", "horizon", "candidates", "iterations")

@@ -2,7 +2,7 @@
 
     python benchmarks/planning_speed.py [--model NAME] [--decisions 100] [--json FILE]
 
-Every planner imagines as many steps: 3 rounds of 256 plans of 16. Its decisions and bare calls of `imagine` of the same sizes are
+Every planner imagines as many steps: 3 rounds of 192 plans of 16. Its decisions and bare calls of `imagine` of the same sizes are
 taken in turns, so that both meet the same machine; medians. The last column is a whole batch of worlds planned at once, per decision.
 """
 
@@ -23,7 +23,7 @@ from gtmsm_env.planning import METHODS, Plan, Planner, reach
 from gtmsm_env.report import check_writable, table, write_json
 from gtmsm_env.types import Belief
 
-HORIZON, CANDIDATES, ITERATIONS, BATCH = 16, 256, 3, 50
+HORIZON, CANDIDATES, ITERATIONS, BATCH = 16, 192, 3, 50
 
 
 def milliseconds(call: Callable[[], object]) -> float:

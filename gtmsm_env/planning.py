@@ -120,7 +120,7 @@ class Planner:
         weights: Weights | None,
         *,
         horizon: int = 16,
-        candidates: int = 256,
+        candidates: int = 192,
         iterations: int = 3,
         smoothing: float = 0.5,
         renewal: float = 0.5,

@@ -31,7 +31,7 @@ def exact_model(side: int = 9, frame_shape: tuple[int, int, int] = (8, 8, 3), pr
     model = GTMSM(frame_shape, 5, z_size=size, hidden=8, K=1, prior=prior, world=world)
     with torch.no_grad():
         model.transition.W_a.copy_(torch.tensor([[-1.0, 1, 0, 0, 0], [0, 0, -1, 1, 0]]))
-        model.transition.g = ExactWalls(side // 2)
+        model.transition.g = nn.Sequential(ExactWalls(side // 2))
         model.encoder.linear.weight.copy_(torch.eye(size))
         model.encoder.linear.bias.zero_()
         model.encoder.log_variance.fill_(-10)

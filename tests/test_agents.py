@@ -42,7 +42,7 @@ def test_help(agent: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 def test_plan_mpc(planner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     file, video = tmp_path / "figures.json", tmp_path / "walk.mp4"
     filmed = str(video) if planner == "cem" else "none"
-    small = ["--worlds", "12", "--walk-steps", "64", "--alone", "1", "--seed", "3"]
+    small = ["--worlds", "12", "--walk-steps", "64", "--filmed", "1", "--seed", "3"]
     run("plan_mpc", "--planner", planner, *small, "--video", filmed, "--json", str(file), monkeypatch=monkeypatch)
     report = json.loads(file.read_text())
     assert report["seeds"] == [3]
@@ -68,7 +68,7 @@ def test_plan_mpc(planner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 def test_plan_mpc_without_the_video_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("gtmsm_env.video.find_spec", lambda name: None)
     video = tmp_path / "walk.mp4"
-    small = ["--worlds", "2", "--walk-steps", "64", "--alone", "1", "--candidates", "64"]
+    small = ["--worlds", "2", "--walk-steps", "64", "--filmed", "1", "--candidates", "64"]
     run("plan_mpc", *small, "--video", str(video), monkeypatch=monkeypatch)
     assert "pip install 'gtmsm-env[video]'" in capsys.readouterr().out
     assert not video.exists()
