@@ -188,7 +188,7 @@ class SpatialMemory:
             )
         size = other.s_mean.shape[-2]
         memory = self._copy(room=max(0, size - self.s_mean.shape[-2]))
-        at = (rows, *[slice(None)] * (len(self.batch_shape) - 1), slice(size))
+        at: tuple[Tensor | slice, ...] = (rows, *[slice(None)] * (len(self.batch_shape) - 1), slice(size))
         for name in ("s_mean", "s_variance"):
             getattr(memory, name)[at] = getattr(other, name)
         for name, value in memory.values.items():

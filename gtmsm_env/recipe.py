@@ -124,15 +124,16 @@ class Trainer:
             "elbo": self.elbo_loss,
         }
         loss = losses[stage.name](stage, rng, generator)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"The loss of stage {self.stage + 1} ({stage.name}) became {float(loss)}. Train with another --seed.")
+        nats = float(loss.detach())
+        if not math.isfinite(nats):
+            raise FloatingPointError(f"The loss of stage {self.stage + 1} ({stage.name}) became {nats}. Train with another --seed.")
         optimizer.zero_grad()
         (loss / 100).backward()  # a scale at which clipping by 10 seldom acts
         for group in optimizer.param_groups:
             nn.utils.clip_grad_norm_(group["params"], 10)
         optimizer.step()
         self.iteration += 1
-        return float(loss.detach())
+        return nats
 
     # ---------------------------------------------------------------- objectives
 

@@ -89,7 +89,7 @@ def fit(trainer: Trainer, path: Path, what: dict[str, Any], resume: bool = False
 
     spent, saved = time.process_time() - seconds, time.monotonic()
     bar = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left{postfix}"
-    progress = tqdm(total=round(before[-1]), initial=done(), bar_format=bar)
+    progress = tqdm(total=round(before[-1]), initial=done(), bar_format=bar, smoothing=0.05)
     with progress, SummaryWriter(str(path.parent)) as writer, interrupted() as stop:
         while trainer.stage < len(trainer.stages):
             stage = trainer.stages[trainer.stage]

@@ -20,7 +20,7 @@ from gtmsm_env.envs.image_navigation import ImageNavigationEnv, ImageNavigationV
 from gtmsm_env.types import Walk
 
 WORLD = "GTMSM-ImageNavigation-v0"
-SCALAR = {"task": None, "split": "train"}
+TRAIN: dict[str, Any] = {"task": None, "split": "train"}
 
 
 def generators(*seeds: int) -> list[np.random.Generator]:
@@ -81,10 +81,10 @@ def test_a_reward_is_received_on_arriving() -> None:
 def test_a_row_is_the_scalar_world(rows: int) -> None:
     """Given one generator a row. Rows of other worlds than our own are stacked by Gymnasium."""
     seeds = list(range(10, 10 + rows))
-    native = record(ImageNavigationVectorEnv(rows, **SCALAR), 30, generators(*seeds), seeds)
-    stacked = record(SyncVectorEnv([lambda: ImageNavigationEnv(**SCALAR)] * rows), 30, generators(*seeds), seeds)  # type: ignore[arg-type]
+    native = record(ImageNavigationVectorEnv(rows, **TRAIN), 30, generators(*seeds), seeds)
+    stacked = record(SyncVectorEnv([lambda: ImageNavigationEnv(**TRAIN)] * rows), 30, generators(*seeds), seeds)
     for row, seed in enumerate(seeds):
-        alone = record(ImageNavigationEnv(**SCALAR), 30, generators(seed)[0], seed)  # type: ignore[arg-type]
+        alone = record(ImageNavigationEnv(**TRAIN), 30, generators(seed)[0], seed)
         for field in fields(Walk):
             expected = getattr(alone, field.name)
             assert torch.equal(getattr(native, field.name)[row], expected), field.name
@@ -222,25 +222,25 @@ def test_blocked_moves_are_found_from_frames_alone() -> None:
 
 
 def test_as_many_walks_as_were_asked_for() -> None:
-    parts = list(record_walks(WORLD, SCALAR, 20, 30, seed=0, chunk=8))
+    parts = list(record_walks(WORLD, TRAIN, 20, 30, seed=0, chunk=8))
     assert [len(part) for part in parts] == [8, 8, 4]
     whole = concatenate(parts)
     assert whole.index.shape == (20, 30)
     assert whole.actions.shape == (20, 29)
     assert len({row.numpy().tobytes() for row in whole.frames[:, 0]}) == 20  # a world each
     assert len({tuple(row) for row in whole.actions.tolist()}) == 20
-    again = concatenate(list(record_walks(WORLD, SCALAR, 20, 30, seed=0, chunk=8)))
-    other = concatenate(list(record_walks(WORLD, SCALAR, 20, 30, seed=1, chunk=8)))
+    again = concatenate(list(record_walks(WORLD, TRAIN, 20, 30, seed=0, chunk=8)))
+    other = concatenate(list(record_walks(WORLD, TRAIN, 20, 30, seed=1, chunk=8)))
     assert all(torch.equal(getattr(whole, field.name), getattr(again, field.name)) for field in fields(Walks))
     assert not torch.equal(whole.actions, other.actions)
-    few = list(record_walks(WORLD, SCALAR, 8, 30, seed=0, chunk=8))  # more walks leave the first as they are
+    few = list(record_walks(WORLD, TRAIN, 8, 30, seed=0, chunk=8))  # more walks leave the first as they are
     assert torch.equal(few[0].frames, parts[0].frames)
 
 
 def test_training_reads_no_positions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only frames, which of them are equal, and actions are kept; wrong positions, rewards and ends change nothing."""
     assert [field.name for field in fields(Walks)] == ["frames", "index", "actions"]
-    expected = concatenate(list(record_walks(WORLD, SCALAR, 6, 40, seed=0, chunk=6)))
+    expected = concatenate(list(record_walks(WORLD, TRAIN, 6, 40, seed=0, chunk=6)))
 
     def poisoned(*args: Any, **kwargs: Any) -> Walk:
         recorded = record(*args, **kwargs)
@@ -249,5 +249,5 @@ def test_training_reads_no_positions(monkeypatch: pytest.MonkeyPatch) -> None:
         return replace(recorded, positions=-recorded.positions, rewards=recorded.rewards + torch.nan, terminations=None)
 
     monkeypatch.setattr(data, "record", poisoned)
-    found = concatenate(list(record_walks(WORLD, SCALAR, 6, 40, seed=0, chunk=6)))
+    found = concatenate(list(record_walks(WORLD, TRAIN, 6, 40, seed=0, chunk=6)))
     assert all(torch.equal(getattr(found, field.name), getattr(expected, field.name)) for field in fields(Walks))

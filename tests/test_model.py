@@ -59,7 +59,7 @@ def close(a: Belief, b: Belief) -> None:
     for name in a.memory.values:
         parts.append((name, a.memory.values[name].narrow(axis, 0, used), b.memory.values[name].narrow(axis, 0, used)))
     for name, mine, other in parts:
-        torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-4, msg=name)
 
 
 # ---------------------------------------------------------------- remembering

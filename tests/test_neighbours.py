@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -36,7 +38,7 @@ def scattered(count: int, size: int = 2, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("size", [2, 3])
 @pytest.mark.parametrize("draw", [grid, scattered])
-def test_both_ways_are_plain_python(draw, size: int) -> None:  # type: ignore[no-untyped-def]
+def test_both_ways_are_plain_python(draw: Callable[..., Tensor], size: int) -> None:
     keys, query = draw(60, size), draw(20, size, seed=1)
     for k in (1, 7, 30, 60):
         expected = slow(query, keys, k)

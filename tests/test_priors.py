@@ -157,7 +157,7 @@ def test_the_network_sees_canvas_and_cover() -> None:
     prior, encoder = views_prior(), Encoder(C * H * W, D, 8).requires_grad_(False)
     near, s = neighbours(4)
     before = prior(near, s, encoder, 1e-4)
-    prior.mlp[-1].weight.normal_(generator=draws())
+    prior.mlp[-1].get_parameter("weight").normal_(generator=draws())
     after = prior(near, s, encoder, 1e-4)
     canvas, cover = prior.blend(near.values["view"], near.s_mean - s[:, None])
     correction, log_variance = prior.mlp(torch.cat([canvas.flatten(1), cover.flatten(1)], dim=1)).split(D, dim=1)
@@ -193,7 +193,7 @@ def test_places_seen_are_remembered_and_others_inferred() -> None:
 @pytest.mark.parametrize("batch", [(2,), (2, 3)])
 def test_queries_do_not_see_each_other(batch: tuple[int, ...]) -> None:
     prior, encoder = views_prior(), Encoder(C * H * W, D, 8).requires_grad_(False)
-    prior.mlp[-1].weight.normal_(generator=draws())
+    prior.mlp[-1].get_parameter("weight").normal_(generator=draws())
     near, s = neighbours(*batch)
     whole = prior(near, s, encoder, 1e-4)
     assert whole.mean.shape == (*batch, K + 1, D)
@@ -220,7 +220,9 @@ def test_every_parameter_learns(at_a_place: bool) -> None:
         assert torch.isfinite(parameter.grad).all(), name
     for name in ("A", "log_width", "log_falloff", "log_variance", "gate"):
         assert getattr(prior, name).grad.any(), name
-    assert prior.mlp[-1].weight.grad.any()
+    last = prior.mlp[-1].get_parameter("weight").grad
+    assert last is not None
+    assert last.any()
 
 
 # ---------------------------------------------------------------- places

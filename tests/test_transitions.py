@@ -24,7 +24,7 @@ def law(state_size: int = 2, seed: int = 0) -> LinearWithWalls:
         for parameter in transition.parameters():
             parameter.normal_(std=0.3, generator=generator)
         transition.wall_scale.copy_(torch.rand(state_size, generator=generator) + 0.5)
-        transition.g[-1].bias -= transition.g(2 * draws(100, state_size)).median()
+        transition.g[-1].get_parameter("bias").sub_(transition.g(2 * draws(100, state_size)).median())
     return transition.requires_grad_(False)
 
 
@@ -42,7 +42,7 @@ def equation_4(transition: LinearWithWalls, s: NDArray[np.float32], action: int)
     move = transition.W_a.numpy() @ one_hot
     x = (s + move) / transition.wall_scale.numpy()
     for layer in list(transition.g)[::2]:
-        x = layer.weight.numpy() @ x + layer.bias.numpy()
+        x = layer.get_parameter("weight").numpy() @ x + layer.get_parameter("bias").numpy()
         if x.size > 1:
             x = x / (1 + np.exp(-x))
     g = 1 / (1 + np.exp(-x))

@@ -42,11 +42,10 @@ def test_a_walk_has_one_action_fewer_than_frames(frames: tuple[int, ...], action
 
 
 def test_a_walk_moves_with_all_that_it_holds() -> None:
-    parts = [torch.zeros(4, 2, 2, 3, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64), torch.rand(4), torch.rand(4) > 0.5]
-    positions = torch.arange(8).reshape(4, 2)
-    moved = Walk(*parts, positions).to("meta")
+    frames, actions = torch.zeros(4, 2, 2, 3, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64)
+    moved = Walk(frames, actions, torch.rand(4), torch.rand(4) > 0.5, torch.arange(8).reshape(4, 2)).to("meta")
     assert {field.name for field in fields(Walk) if getattr(moved, field.name).device.type == "meta"} == {f.name for f in fields(Walk)}
-    assert Walk(*parts[:2]).to("cpu").rewards is None
+    assert Walk(frames, actions).to("cpu").rewards is None
 
 
 def test_values_are_frozen() -> None:

@@ -1,0 +1,346 @@
+"""Training in small: that it learns, that it can be interrupted anywhere and ends at the same weights, that it refuses what it must."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import tqdm
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
+
+from gtmsm_env import train
+from gtmsm_env.__main__ import main
+from gtmsm_env.checkpoint import CheckpointError, load_checkpoint
+from gtmsm_env.data import Walks, distinct, record
+from gtmsm_env.envs.image_navigation import ImageNavigationVectorEnv
+from gtmsm_env.model import GTMSM
+from gtmsm_env.recipe import SIZES, Stage, Trainer, recipe
+
+FIRST = 10  # iterations of the first stage, 2 of each other
+SMALL: dict[str, Any] = {"z_size": 8, "hidden": 16}
+
+
+def tiny(size: str) -> list[Stage]:
+    """The recipe with every stage in it, short."""
+    stages = [replace(stage, iterations=2, tau=min(stage.tau, 16), ahead=min(stage.ahead, 8), K=min(stage.K, 8)) for stage in recipe(size)]
+    return [replace(stages[0], iterations=FIRST), *stages[1:]]
+
+
+STAGES = len(tiny("default"))
+ITERATIONS = FIRST + 2 * (STAGES - 1)
+
+
+@pytest.fixture(scope="module")
+def few_walks() -> Walks:
+    return distinct(record(ImageNavigationVectorEnv(24, task=None, split="train"), 80, np.random.default_rng(0), seed=0))
+
+
+def make_small(patch: pytest.MonkeyPatch, walks: Walks) -> None:
+    """Seconds instead of an hour: a small model, few walks and a short recipe."""
+    patch.setattr(train, "recipe", tiny)
+    patch.setattr(train, "SIZES", {size: kwargs | SMALL for size, kwargs in SIZES.items()})
+    patch.setattr(train, "gather", lambda *_: walks)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch, few_walks: Walks) -> None:
+    make_small(monkeypatch, few_walks)
+
+
+def command(output: Path, *more: str) -> int:
+    return main(["train", "image-navigation", "--output", str(output), *more])
+
+
+def tensors(folder: Path, name: str) -> dict[str, Tensor]:
+    return load_checkpoint(folder / name)[0]
+
+
+def same(a: Path, b: Path) -> bool:
+    """Bit for bit, the model and the last checkpoint."""
+    pairs = [(tensors(a, name), tensors(b, name)) for name in ("model", "training")]
+    return all(x.keys() == y.keys() and all(torch.equal(x[name], y[name]) for name in x) for x, y in pairs)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, few_walks: Walks) -> Path:
+    """An uninterrupted training."""
+    output = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        make_small(patch, few_walks)
+        assert command(output, "--json", str(output / "figures.json")) == 0
+    return output
+
+
+def at_step(monkeypatch: pytest.MonkeyPatch, number: int, do: Callable[[Trainer], None]) -> None:
+    """Do something before the step of this number, counted from now."""
+    step, calls = Trainer.step, iter(range(1, 10**6))
+
+    def stepped(trainer: Trainer, optimizer: torch.optim.Adam) -> float:
+        if next(calls) == number:
+            do(trainer)
+        return step(trainer, optimizer)
+
+    monkeypatch.setattr(Trainer, "step", stepped)
+
+
+# ---------------------------------------------------------------- resuming
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(1, id="first step"),
+        pytest.param(4, id="in a stage"),
+        pytest.param(FIRST, id="between stages"),
+        pytest.param(FIRST + 3, id="where walls begin"),
+        pytest.param(ITERATIONS - 4, id="in the vae"),
+        pytest.param(ITERATIONS - 1, id="in the views"),
+        pytest.param(ITERATIONS, id="last step"),
+    ],
+)
+def test_an_interrupted_training_ends_at_the_same_weights(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Ctrl-C leaves a checkpoint and the status 130; --resume ends where an uninterrupted run does, bit for bit."""
+    with monkeypatch.context() as patch:
+        at_step(patch, number, lambda _: signal.raise_signal(signal.SIGINT))
+        assert command(tmp_path) == 130
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert not (tmp_path / "model.json").exists()
+    config = load_checkpoint(tmp_path / "training", kind="training")[1]
+    stages = [stage.iterations for stage in tiny("default")]
+    assert sum(stages[: config["stage"]]) + config["iteration"] == number  # the step was finished
+    assert command(tmp_path, "--resume") == 0
+    assert same(tmp_path, whole)
+
+
+def test_a_training_interrupted_again_and_again(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(3):
+        with monkeypatch.context() as patch:
+            at_step(patch, 6, lambda _: signal.raise_signal(signal.SIGTERM))
+            assert command(tmp_path, "--resume") == 130
+    assert command(tmp_path, "--resume") == 0
+    assert same(tmp_path, whole)
+
+
+def test_a_crash_loses_what_came_after_the_last_checkpoint(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(_: Trainer) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "CHECKPOINT_SECONDS", -1)  # one after every step
+        at_step(patch, FIRST + 4, crash)
+        with pytest.raises(MemoryError):
+            command(tmp_path)
+    config = load_checkpoint(tmp_path / "training")[1]
+    assert (config["stage"], config["iteration"]) == (2, 1)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert command(tmp_path, "--resume") == 0
+    assert same(tmp_path, whole)
+
+
+def test_a_finished_training_resumed_is_left_as_it_is(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stepped(*_: Any) -> float:
+        raise AssertionError("there is nothing left to learn")
+
+    monkeypatch.setattr(Trainer, "step", stepped)
+    before = tensors(whole, "model")
+    assert command(whole, "--resume", "--json", str(whole / "figures.json")) == 0
+    assert all(torch.equal(x, before[name]) for name, x in tensors(whole, "model").items())
+
+
+def test_a_seed_makes_the_weights(whole: Path, tmp_path: Path) -> None:
+    assert command(tmp_path / "0") == 0
+    assert same(tmp_path / "0", whole)
+    assert command(tmp_path / "1", "--seed", "1") == 0
+    one, other = tensors(tmp_path / "1", "model"), tensors(whole, "model")
+    assert not any(torch.equal(x, other[name]) for name, x in one.items() if x.is_floating_point() and "wall_scale" not in name)
+
+
+def test_seconds_of_earlier_runs_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 10**6, 100))  # every look at the clock finds 100 seconds more
+    monkeypatch.setattr("gtmsm_env.train.time.process_time", lambda: float(next(clock)))
+    with monkeypatch.context() as patch:
+        at_step(patch, 5, lambda _: signal.raise_signal(signal.SIGINT))
+        assert command(tmp_path) == 130
+    first = load_checkpoint(tmp_path / "training")[1]["seconds"]
+    assert first == 100
+    assert command(tmp_path, "--resume") == 0
+    assert load_checkpoint(tmp_path / "model")[1]["card"]["seconds"] == first + 200  # at the save, and at the end
+
+
+# ---------------------------------------------------------------- what it leaves
+
+
+def test_the_model_and_its_card(whole: Path) -> None:
+    model = GTMSM.load(whole / "model")
+    assert model.world == {
+        "id": "GTMSM-ImageNavigation-v0",
+        "kwargs": {"image_size": 32, "crop_size": 8, "step_size": 3},
+        "start": "center",
+    }
+    assert model.transition.walls
+    assert model.config["z_size"] == 8
+    card = load_checkpoint(whole / "model")[1]["card"]
+    assert card.pop("command").startswith("python ")
+    assert card.pop("versions").keys() == {"gtmsm-env", "torch", "numpy", "python"}
+    assert card.pop("seconds") >= 0
+    assert card == {
+        "seed": 0,
+        "size": "default",
+        "images": "procedural",
+        "walks": {"count": 24, "steps": train.STEPS, "split": "train"},
+        "stages": [asdict(stage) for stage in tiny("default")],
+    }
+    report = json.loads((whole / "figures.json").read_text())
+    assert report["seeds"] == [0]
+    assert report["figures"]["model"] == str(whole / "model")
+
+
+def test_every_part_was_taught(whole: Path) -> None:
+    torch.manual_seed(0)
+    before = GTMSM((8, 8, 3), 5, **SIZES["default"] | SMALL).state_dict()
+    after = tensors(whole, "model")
+    assert [name for name, x in before.items() if torch.equal(x, after[name])] == []
+
+
+def test_losses_are_written_for_tensorboard(whole: Path) -> None:
+    events = EventAccumulator(str(whole)).Reload()
+    first = tiny("default")[0].name
+    assert events.Tags()["scalars"] == [f"loss/1_{first}"]  # of every tenth iteration; the other stages have 2
+    assert [(event.step, np.isfinite(event.value)) for event in events.Scalars(f"loss/1_{first}")] == [(10, True)]
+
+
+def test_progress_tells_the_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In shares of the recipe's cost; a resumed run goes on where it was, and does not take what was done before for its own speed."""
+    shown: list[dict[str, Any]] = []
+
+    class Recorded(tqdm.tqdm):
+        def update(self, n: float | None = 1) -> bool | None:
+            updated = super().update(n)
+            shown.append(dict(self.format_dict))
+            return updated
+
+    monkeypatch.setattr(tqdm, "tqdm", Recorded)
+    with monkeypatch.context() as patch:
+        at_step(patch, FIRST + 4, lambda _: signal.raise_signal(signal.SIGINT))
+        assert command(tmp_path) == 130
+    stages = tiny("default")
+    cost = [stage.cost * stage.iterations for stage in stages]
+    assert [bar["n"] for bar in shown] == [round(x) for x in (cost[0], cost[0], sum(cost[:2]))]  # after 10 steps, and at each stage's end
+    first = shown.copy()
+    shown.clear()
+    assert command(tmp_path, "--resume") == 0
+    assert {bar["initial"] for bar in shown} == {round(sum(cost[:3]))}  # step 4 after the first stage is the last of the third
+    assert shown[-1]["n"] == shown[-1]["total"] == round(sum(cost))
+    for bar in first + shown[1:]:
+        assert tqdm.tqdm.format_meter(**bar | {"bar_format": "{remaining}"}) != "?"
+
+
+# ---------------------------------------------------------------- what it refuses
+
+
+@pytest.mark.parametrize(
+    ("more", "differs"), [(["--seed", "3"], "seed"), (["--images", "elsewhere"], "images"), (["--size", "paper"], "size")]
+)
+def test_other_arguments_do_not_resume(whole: Path, more: list[str], differs: str) -> None:
+    before = (whole / "training.json").read_bytes()
+    with pytest.raises(CheckpointError, match=rf"arguments it began with; .*differs in \['{differs}'.*another --output"):
+        command(whole, "--resume", *more)
+    assert (whole / "training.json").read_bytes() == before
+
+
+def test_a_training_is_not_overwritten(whole: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds a training already. Continue it with --resume, or choose another --output"):
+        command(whole)
+
+
+def test_something_else_does_not_resume(tmp_path: Path, whole: Path) -> None:
+    for name in ("safetensors", "json"):
+        (tmp_path / f"training.{name}").write_bytes((whole / f"model.{name}").read_bytes())
+    with pytest.raises(CheckpointError, match="kind 'training' is needed"):
+        command(tmp_path, "--resume")
+    (tmp_path / "training.json").write_text("{")
+    with pytest.raises(CheckpointError, match="must be whole"):
+        command(tmp_path, "--resume")
+
+
+def test_an_output_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is found before anything is computed."""
+
+    def gather(*_: Any) -> Walks:
+        raise AssertionError("it began to walk")
+
+    monkeypatch.setattr(train, "gather", gather)
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="must be writable"):
+        command(tmp_path / "file" / "run")
+    with pytest.raises(ValueError, match="must be writable"):
+        command(tmp_path / "run", "--json", str(tmp_path / "file" / "figures.json"))
+
+
+def test_a_loss_that_is_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stops at once, and the checkpoint before it stays good."""
+
+    def poison(trainer: Trainer) -> None:
+        with torch.no_grad():
+            trainer.model.transition.W_a[0, 0] = torch.nan
+
+    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", -1)
+    at_step(monkeypatch, FIRST + 2, poison)
+    with pytest.raises(FloatingPointError, match=r"The loss of stage 2 \(moves\) became nan. Train with another --seed"):
+        command(tmp_path)
+    assert all(torch.isfinite(x).all() for x in tensors(tmp_path, "training").values())
+
+
+# ---------------------------------------------------------------- learning
+
+
+def test_the_papers_size_is_trained_too(tmp_path: Path) -> None:
+    assert command(tmp_path, "--size", "paper") == 0
+    assert GTMSM.load(tmp_path / "model").views is None
+    assert [stage["name"] for stage in load_checkpoint(tmp_path / "model")[1]["card"]["stages"]] == [s.name for s in recipe("paper")]
+
+
+def test_walks_are_gathered_in_the_train_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    walks = train.gather("procedural", 0, 3, 20, "cpu")
+    assert walks.index.shape == (3, 20)
+    again = train.gather("procedural", 0, 3, 20, "cpu")
+    assert torch.equal(walks.frames, again.frames)
+    assert not torch.equal(walks.actions, train.gather("procedural", 1, 3, 20, "cpu").actions)
+
+
+def test_places_are_learned_from_frames_and_actions() -> None:
+    """The recipe's first stage, on principal components: inferred positions are the true ones, up to a linear map."""
+    walk = record(ImageNavigationVectorEnv(256, task=None, split="train"), 64, np.random.default_rng(0), seed=0)
+    assert walk.positions is not None
+    walks = distinct(walk)
+    torch.manual_seed(0)
+    model = GTMSM((8, 8, 3), 5, **SIZES["paper"] | {"hidden": 16})
+    trainer = Trainer(model, walks, [replace(recipe("default")[0], iterations=250, tau=32, ahead=32)], seed=0)
+
+    def fit() -> float:
+        """R^2 of the true positions on the inferred ones, blocked moves taken as moves of no length."""
+        with torch.no_grad():
+            s = model.filter(walks.actions, (~walks.unmoved()).float())[0].flatten(0, 1).double()
+        assert walk.positions is not None
+        truth = walk.positions.flatten(0, 1).double()
+        truth, s = truth - truth.mean(dim=0), s - s.mean(dim=0)
+        left = truth - s @ torch.linalg.lstsq(s, truth).solution
+        return float(1 - left.square().sum() / truth.square().sum())
+
+    trainer.begin()
+    assert fit() < 0.9
+    optimizer = trainer.optimizer()
+    for _ in range(250):
+        trainer.step(optimizer)
+    assert fit() > 0.99
