@@ -163,7 +163,7 @@ def test_the_network_sees_canvas_and_cover() -> None:
     correction, log_variance = prior.mlp(torch.cat([canvas.flatten(1), cover.flatten(1)], dim=1)).split(D, dim=1)
     torch.testing.assert_close(after.mean[:, 0], before.mean[:, 0] + correction)
     torch.testing.assert_close(after.variance[:, 0], before.variance[:, 0] * log_variance.exp())
-    assert (correction.std(dim=0) > 0.01).all()
+    assert (correction.std(dim=0) > 1e-3).all()
     assert torch.equal(after.log_weight, before.log_weight)
 
 

@@ -157,10 +157,16 @@ def test_a_finished_training_resumed_is_left_as_it_is(whole: Path, monkeypatch: 
     assert all(torch.equal(x, before[name]) for name, x in tensors(whole, "model").items())
 
 
-def test_a_seed_makes_the_weights(whole: Path, tmp_path: Path) -> None:
-    assert command(tmp_path / "0") == 0
+def test_a_seed_makes_the_weights(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those at the end, and those that training begins with."""
+    began: list[Tensor] = []
+    torch.manual_seed(5)  # of no account
+    for seed in ("0", "1"):
+        with monkeypatch.context() as patch:
+            at_step(patch, 1, lambda trainer: began.append(trainer.model.transition.W_a.detach().clone()))
+            assert command(tmp_path / seed, "--seed", seed) == 0
     assert same(tmp_path / "0", whole)
-    assert command(tmp_path / "1", "--seed", "1") == 0
+    assert not torch.equal(*began)
     one, other = tensors(tmp_path / "1", "model"), tensors(whole, "model")
     assert not any(torch.equal(x, other[name]) for name, x in one.items() if x.is_floating_point() and "wall_scale" not in name)
 
