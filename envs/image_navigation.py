@@ -9,8 +9,9 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from gtmsm_env.envs.image_navigation_vector import ACTIONS, MOVES, ImageNavigationVectorEnv, Observation
+from gtmsm_env.envs.image_navigation_vector import ACTIONS, MOVES, ImageNavigationVectorEnv
 from gtmsm_env.envs.windows import Frames, Integers, crops
+from gtmsm_env.vector import Info, Observation, row_0
 
 __all__ = ["ACTIONS", "MOVES", "ImageNavigationEnv", "ImageNavigationVectorEnv", "crops"]
 
@@ -89,22 +90,22 @@ class ImageNavigationEnv(gym.Env[Observation, int]):
         """Fewest steps from here to any place that counts as the goal."""
         return int(self.batch_of_one.steps_to_goal()[0])
 
-    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[Observation, Info]:
         """Begin an episode or a walk; see the class for options and errors."""
         super().reset(seed=seed)
         self.batch_of_one.generators = [self.np_random]
         rows = {key: [value] if key in ("image", "position", "goal") else value for key, value in (options or {}).items()}
         if "reset_mask" in rows:
             raise ValueError("options['reset_mask'] is for vector environments")
-        observation, info = self.batch_of_one.reset(options=rows)
-        return self._first(observation), self._told(info)
+        return self._told(*self.batch_of_one.reset(options=rows))
 
-    def step(self, action: int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: int) -> tuple[Observation, float, bool, bool, Info]:
         """Take one action, an integer 0 to 4."""
         if np.ndim(action):
             raise ValueError(f"an action is one integer, got an array of shape {np.shape(action)}")
         observation, reward, terminated, truncated, info = self.batch_of_one.step(np.asarray(action)[None])
-        return self._first(observation), float(reward[0]), bool(terminated[0]), bool(truncated[0]), self._told(info)
+        observation, info = self._told(observation, info)
+        return observation, float(reward[0]), bool(terminated[0]), bool(truncated[0]), info
 
     def render(self) -> Frames | None:
         """The picture drawn large, the window outlined in white and the goal in yellow; None without a render_mode."""
@@ -116,12 +117,8 @@ class ImageNavigationEnv(gym.Env[Observation, int]):
         return {("w",): 0, ("s",): 1, ("a",): 2, ("d",): 3, (): 4}
 
     @staticmethod
-    def _first(observation: Observation) -> Observation:
-        return {key: value[0] for key, value in observation.items()}
-
-    @staticmethod
-    def _told(info: dict[str, Any]) -> dict[str, Any]:
-        """Row 0 of a vector's info."""
-        told: dict[str, Any] = {key: info[key][0] for key in ("position", "goal_position") if key in info and info[f"_{key}"][0]}
-        phase = "walk" if info["walking"][0] else "task"
-        return {**told, "image": int(info["image"][0]), "world_steps": int(info["world_steps"][0]), "phase": phase}
+    def _told(observation: Observation, info: Info) -> tuple[Observation, Info]:
+        """Row 0 of what a vector tells."""
+        observation, info = row_0(observation, info)
+        info["phase"] = "walk" if info.pop("walking") else "task"
+        return observation, info

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any, Literal
 
@@ -11,21 +11,20 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from gymnasium.utils import seeding
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from gtmsm_env.envs.images import open_images
 from gtmsm_env.envs.windows import Flags, Frames, Integers, crops, outlined, places_a_side, same_frame
+from gtmsm_env.vector import BatchedRows, Info, Observation
 
 ACTIONS = ("up", "down", "left", "right", "stay")
 MOVES = np.array([[-1, 0], [1, 0], [0, -1], [0, 1], [0, 0]])  # (row, column) of each action
 REDRAWS = 100  # pictures of one colour in a row that a reset puts up with
 
-Observation = dict[str, Frames]
 
-
-class ImageNavigationVectorEnv(VectorEnv[Observation, Integers, Any]):
+class ImageNavigationVectorEnv(BatchedRows):
     """Many windows on many pictures, moved in one batched computation. Row i seeded s + i equals `ImageNavigationEnv` seeded s + i.
 
     See `ImageNavigationEnv` for spaces, rewards, phases and options. In a vector, `options` may also hold Gymnasium's "reset_mask", and
@@ -71,7 +70,7 @@ class ImageNavigationVectorEnv(VectorEnv[Observation, Integers, Any]):
         self.num_envs, self.task, self.render_mode = num_envs, task, render_mode
         self.crop_size, self.step_size, self.side = crop_size, step_size, side
         self.horizon = min((limit for limit in (horizon, max_episode_steps) if limit is not None), default=np.iinfo(np.int64).max)
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self._prepare(num_envs, autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         self.images = open_images(images, split=split, image_size=image_size)
 
@@ -83,7 +82,6 @@ class ImageNavigationVectorEnv(VectorEnv[Observation, Integers, Any]):
 
         n, c = num_envs, crop_size
         self._rows = np.arange(n)
-        self.generators: list[np.random.Generator] = []  # one a row; made by the first reset
         self._pictures = np.zeros((n, image_size, image_size, 3), np.uint8)
         self._views = np.zeros((n, side, side, c, c, 3), np.uint8)  # what is seen from each place
         self._image = np.zeros(n, np.int64)
@@ -95,8 +93,6 @@ class ImageNavigationVectorEnv(VectorEnv[Observation, Integers, Any]):
         self._seen = np.zeros((n, side, side), np.bool_)  # the places a walk has been
         self._walking = np.zeros(n, np.bool_)
         self._walked = np.zeros(n, np.bool_)  # this world began with a walk
-        self._ended = np.zeros(n, np.bool_)
-        self._ready = np.zeros(n, np.bool_)  # has a world
         self._task_steps = np.zeros(n, np.int64)
         self._world_steps = np.zeros(n, np.int64)
 
@@ -116,52 +112,6 @@ class ImageNavigationVectorEnv(VectorEnv[Observation, Integers, Any]):
             raise ResetNeeded("steps_to_goal needs a goal in every row: reset with task='goal' and outside the walk phase")
         distance = self.shortest_path(self.positions, self._position[:, None])  # (N, P * P)
         return np.where(self._arrival.reshape(self.num_envs, -1), distance, 2 * self.side).min(axis=1)
-
-    def reset(
-        self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        """Begin an episode or a walk in the rows of `options["reset_mask"]` (all by default). See the class for options and errors."""
-        options = dict(options or {})
-        rows = self._masked_rows(options.pop("reset_mask", None))
-        self._seed(rows, seed)
-        phase, world = options.pop("phase", "task"), options.pop("world", "new")
-        chosen: dict[str, Integers] = {
-            name: self._chosen(rows, name, options.pop(name)) for name in ("image", "position", "goal") if name in options
-        }
-        self._check_reset(rows, phase, world, chosen, unknown=list(options))
-        position, goal = chosen.get("position"), chosen.get("goal")
-        if world == "new":
-            self._begin_worlds(rows, phase == "walk", chosen.get("image"), position)
-        if phase == "task":
-            home = np.where(self._walking[rows, None], self._position[rows], self._home[rows])  # a walk's end becomes home
-            self._begin_task(rows, home, home if position is None else position, goal)
-        return self._observation(), self._info()
-
-    def step(self, actions: Integers) -> tuple[Observation, NDArray[np.float64], Flags, Flags, dict[str, Any]]:
-        """Move every row by its action, (N,) integers 0 to 4. ValueError for other actions; ResetNeeded before reset or after the end."""
-        moves = MOVES[self._checked(actions)]
-        if not self._ready.all():
-            raise ResetNeeded("step needs a world: call reset first")
-        ended = self._ended
-        if self.autoreset_mode == AutoresetMode.DISABLED and ended.any():
-            raise ResetNeeded(f"rows {np.flatnonzero(ended).tolist()} have ended: reset them first, as options={{'reset_mask': ...}} does")
-        self._position = np.clip(self._position + moves, 0, self.side - 1)
-        self._world_steps += 1
-        self._task_steps += ~self._walking
-        here = (self._rows, self._position[:, 0], self._position[:, 1])
-        self._seen[here] |= self._walking
-        terminated = self._arrival[here] & ~ended
-        truncated = (self._task_steps >= self.horizon) & ~terminated & ~ended
-        reward = terminated.astype(np.float64)
-        if ended.any():  # next-step autoreset: these rows' actions led nowhere
-            self._restart(np.flatnonzero(ended))
-        self._ended = terminated | truncated
-        final: dict[str, Any] = {}
-        if self.autoreset_mode == AutoresetMode.SAME_STEP and self._ended.any():
-            final = self._final()
-            self._restart(np.flatnonzero(self._ended))
-            self._ended = np.zeros(self.num_envs, np.bool_)
-        return self._observation(), reward, terminated, truncated, {**self._info(), **final}
 
     def render(self) -> tuple[Frames, ...] | None:
         """Every row's picture drawn large, its window outlined in white and its goal in yellow; None without a render_mode."""
@@ -189,10 +139,27 @@ class ImageNavigationVectorEnv(VectorEnv[Observation, Integers, Any]):
 
     # ---- worlds and tasks
 
-    def _restart(self, rows: Integers) -> None:
-        """What a plain reset does, for rows that reset themselves."""
-        self._begin_worlds(rows, False, None, None)
-        self._begin_task(rows, self._home[rows], self._home[rows], None)
+    def _begin(self, rows: Integers, options: dict[str, Any]) -> None:
+        phase, world = options.pop("phase", "task"), options.pop("world", "new")
+        chosen: dict[str, Integers] = {
+            name: self._chosen(rows, name, options.pop(name)) for name in ("image", "position", "goal") if name in options
+        }
+        self._check_reset(rows, phase, world, chosen, unknown=list(options))
+        position, goal = chosen.get("position"), chosen.get("goal")
+        if world == "new":
+            self._begin_worlds(rows, phase == "walk", chosen.get("image"), position)
+        if phase == "task":
+            home = np.where(self._walking[rows, None], self._position[rows], self._home[rows])  # a walk's end becomes home
+            self._begin_task(rows, home, home if position is None else position, goal)
+
+    def _advance(self, actions: Integers) -> tuple[NDArray[np.float64], Flags, Flags]:
+        self._position = np.clip(self._position + MOVES[actions], 0, self.side - 1)
+        self._world_steps += 1
+        self._task_steps += ~self._walking
+        here = (self._rows, self._position[:, 0], self._position[:, 1])
+        self._seen[here] |= self._walking
+        arrived = self._arrival[here]
+        return arrived.astype(np.float64), arrived, self._task_steps >= self.horizon
 
     def _begin_worlds(self, rows: Integers, walking: bool, image: Integers | None, position: Integers | None) -> None:
         """A new picture for each row, the window at its centre or at `position`."""
@@ -226,8 +193,7 @@ class ImageNavigationVectorEnv(VectorEnv[Observation, Integers, Any]):
         self._arrival[rows] = False
         self._goal_frame[rows] = 0
         self._world_steps[rows] = self._task_steps[rows] = 0
-        self._ended[rows] = False
-        self._ready[rows] = True
+        self._ready[rows], self._ended[rows] = True, False  # a world to step in, even if no goal is found in it
 
     def _begin_task(self, rows: Integers, home: Integers, start: Integers, goal: Integers | None) -> None:
         """Put the rows at `start` and draw their goals among the places walked (all without a walk) that look unlike it."""
@@ -254,37 +220,10 @@ class ImageNavigationVectorEnv(VectorEnv[Observation, Integers, Any]):
             self._goal_frame[rows] = self._views[rows, goal[:, 0], goal[:, 1]]
             self._arrival[rows] = same_frame(self._views[rows], self._goal_frame[rows])
         self._home[rows], self._position[rows] = home, start
-        self._walking[rows] = self._ended[rows] = False
+        self._walking[rows] = False
         self._task_steps[rows] = 0
 
     # ---- what the caller gave
-
-    def _masked_rows(self, mask: Any) -> Integers:
-        if mask is None:
-            return self._rows
-        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != (self.num_envs,) or not mask.any():
-            raise ValueError(
-                f"options['reset_mask'] must be a boolean array of shape ({self.num_envs},) with at least one True, got {mask!r}"
-            )
-        if not (self._ready | mask).all():
-            raise ResetNeeded(
-                f"rows {np.flatnonzero(~(self._ready | mask)).tolist()} never had a world: let the first reset_mask include them"
-            )
-        return np.flatnonzero(mask)
-
-    def _seed(self, rows: Integers, seed: int | Sequence[int | None] | None) -> None:
-        """One generator a row: row i of an integer seed s gets s + i; None keeps a row's generator, or draws a first one."""
-        if isinstance(seed, Sequence) and len(seed) != self.num_envs:
-            raise ValueError(f"a list of seeds needs one entry a row, got {len(seed)} for {self.num_envs} rows")
-        if not self.generators:
-            self.generators = [seeding.np_random(None)[0] for _ in self._rows]
-        if isinstance(seed, int):
-            self._np_random, self._np_random_seed = seeding.np_random(seed)  # the vector's own, for walks; rows draw from theirs
-        if seed is not None:
-            for row in rows.tolist():
-                own = seed[row] if isinstance(seed, Sequence) else seed + row
-                if own is not None:
-                    self.generators[row] = seeding.np_random(int(own))[0]
 
     def _chosen(self, rows: Integers, name: str, value: Any) -> Integers:
         """options["image"], ["position"] or ["goal"] of the masked rows, checked for shape, kind and range."""
@@ -309,40 +248,15 @@ class ImageNavigationVectorEnv(VectorEnv[Observation, Integers, Any]):
         if "goal" in chosen and (phase == "walk" or not self.task):
             raise ValueError("options['goal'] needs task='goal' and phase 'task'")
 
-    def _checked(self, actions: Any) -> Integers:
-        array = np.asarray(actions)
-        if array.shape != (self.num_envs,) or not np.issubdtype(array.dtype, np.integer):
-            raise ValueError(f"actions must be integers of shape ({self.num_envs},), got {array.dtype} of shape {array.shape}")
-        if array.min() < 0 or array.max() >= len(ACTIONS):
-            raise ValueError(
-                f"actions must lie between 0 and {len(ACTIONS) - 1} ({', '.join(ACTIONS)}), got {array.min()} to {array.max()}"
-            )
-        return array
-
     # ---- what the caller gets: copies only
 
     def _observation(self) -> Observation:
         frame = self._views[self._rows, self._position[:, 0], self._position[:, 1]]
         return {"frame": frame, "goal": self._goal_frame.copy()} if self.task else {"frame": frame}
 
-    def _info(self) -> dict[str, Any]:
-        info: dict[str, Any] = {
-            "position": self._position.copy(),
-            "image": self._image.copy(),
-            "world_steps": self._world_steps.copy(),
-            "walking": self._walking.copy(),
-        }
-        masks = {f"_{key}": np.ones(self.num_envs, np.bool_) for key in info}
-        if self.task:
-            info["goal_position"], masks["_goal_position"] = self._goal.copy(), ~self._walking
-        return {**info, **masks}
-
-    def _final(self) -> dict[str, Any]:
-        """The last observation and info of the rows that ended, as Gymnasium's same-step autoreset tells them."""
-        observation, ended = self._observation(), self._ended
-        final = np.full(self.num_envs, None, dtype=object)
-        for row in np.flatnonzero(ended):
-            final[row] = {key: value[row].copy() for key, value in observation.items()}
-        info = self._info()
-        info = {key: value & ended if key.startswith("_") else value for key, value in info.items()}
-        return {"final_obs": final, "_final_obs": ended.copy(), "final_info": info, "_final_info": ended.copy()}
+    def _info(self) -> Info:
+        info = self._told(
+            position=self._position.copy(), image=self._image.copy(), world_steps=self._world_steps.copy(), walking=self._walking.copy()
+        )
+        goal = {"goal_position": self._goal.copy(), "_goal_position": ~self._walking} if self.task else {}
+        return {**info, **goal}

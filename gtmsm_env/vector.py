@@ -67,11 +67,14 @@ class BatchedRows(VectorEnv[Observation, Rows, Any]):
         rows = self._masked(options.pop("reset_mask", None))
         if isinstance(seed, Sequence) and len(seed) != self.num_envs:
             raise ValueError(f"a list of seeds has one entry a row, got {len(seed)} for {self.num_envs} rows")
-        seeds = {row: seed[row] if isinstance(seed, Sequence) else None if seed is None else seed + row for row in rows.tolist()}
+        if isinstance(seed, int):
+            self._np_random, self._np_random_seed = seeding.np_random(seed)  # the vector's own, for walks; rows draw from theirs
+        seeds = seed if isinstance(seed, Sequence) else [None if seed is None else seed + row for row in range(self.num_envs)]
+        given = {row: int(own) for row in rows.tolist() if (own := seeds[row]) is not None}
         if not self.generators:
-            self.use_generators(np.arange(self.num_envs), [seeding.np_random(seeds.get(row))[0] for row in range(self.num_envs)])
-        elif seeded := [row for row, own in seeds.items() if own is not None]:
-            self.use_generators(np.array(seeded), [seeding.np_random(seeds[row])[0] for row in seeded])
+            self.use_generators(np.arange(self.num_envs), [seeding.np_random(given.get(row))[0] for row in range(self.num_envs)])
+        elif given:
+            self.use_generators(np.array(list(given)), [seeding.np_random(own)[0] for own in given.values()])
         self._begin(rows, options)
         self._ready[rows], self._ended[rows] = True, False
         return self._observation(), self._info()
@@ -125,7 +128,9 @@ class BatchedRows(VectorEnv[Observation, Rows, Any]):
                 f"options['reset_mask'] must be a boolean array of shape ({self.num_envs},) with at least one True, got {mask!r}"
             )
         if not (self._ready | mask).all():
-            raise ResetNeeded(f"rows {np.flatnonzero(~(self._ready | mask)).tolist()} never began: let the first reset_mask include them")
+            raise ResetNeeded(
+                f"rows {np.flatnonzero(~(self._ready | mask)).tolist()} never had a world: let the first reset_mask include them"
+            )
         return np.flatnonzero(mask)
 
     def _checked(self, actions: Any) -> Rows:
