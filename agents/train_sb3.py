@@ -12,6 +12,7 @@ with 20 times as many, walks counted. Needs the extras sb3 and train, and plot f
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from math import gcd
@@ -41,6 +42,14 @@ WORLD = "GTMSM-ImageNavigation-v0"
 ROWS = 256  # dreams dreamed at once
 JUDGED = 200  # worlds a point is measured in
 TIMES = 20  # as many real steps for the agent that learns in the world
+
+
+Policy = Callable[[Any], NDArray[np.int64]]
+
+
+def policy(agent: BaseAlgorithm) -> Policy:
+    """What the agent learned: PPO to draw its actions (the likeliest alone hold an unfinished agent in a loop), DQN to take the best."""
+    return lambda observation: agent.predict(observation, deterministic=isinstance(agent, DQN))[0]
 
 
 @dataclass
@@ -77,24 +86,23 @@ class Judge:
             raise RuntimeError("the dream begins where the world does, or they cannot be compared")
         self.goals = info["goal_position"]
 
-    def __call__(self, agent: BaseAlgorithm) -> Trial:
+    def __call__(self, act: Policy) -> Trial:
         here, _ = self.world.reset(options={"goal": self.goals})
         truth: Any = self.world.unwrapped
         shortest = truth.steps_to_goal()  # for the figures only
         there, _ = self.dream.reset(options={"goal": here["goal_state"]})
-        success, taken = fare(self.world, agent, here)
-        believed, imagined = fare(self.dream, agent, there)
+        success, taken = fare(self.world, act, here)
+        believed, imagined = fare(self.dream, act, there)
         spl, believed_spl = (success_by_path_length(*of) for of in ((success, shortest, taken), (believed, shortest, imagined)))
         return Trial(success, spl, believed, believed_spl)
 
 
-def fare(env: VectorEnv[Any, Any, Any], agent: BaseAlgorithm, observation: Any) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+def fare(env: VectorEnv[Any, Any, Any], act: Policy, observation: Any) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """One episode a row: whether it arrived (N,), after how many steps (N,)."""
     success, over = np.zeros((2, env.num_envs), np.bool_)
     taken = np.zeros(env.num_envs, np.int64)
     while not over.all():
-        actions, _ = agent.predict(observation, deterministic=True)
-        observation, _, terminated, truncated, _ = env.step(actions)
+        observation, _, terminated, truncated, _ = env.step(act(observation))
         taken += ~over
         success |= terminated & ~over
         over |= terminated | truncated
@@ -143,7 +151,7 @@ class Curve(BaseCallback):
         self.bar.update(self.num_timesteps - self.bar.n)
         if self.at and self.num_timesteps >= self.at[0]:
             self.at.pop(0)
-            self.points.append({"steps": self.num_timesteps, **self.judge(self.model).figures()})
+            self.points.append({"steps": self.num_timesteps, **self.judge(policy(self.model)).figures()})
         return True
 
 
@@ -208,7 +216,7 @@ def draw(file: Path, figures: dict[str, Any]) -> None:
     with rc_context(STYLE):
         figure = Figure(figsize=(9, 3.6), layout="constrained")
         panels = figure.subplots(1, 2, sharey=True)
-        for (name, of), colour in zip(figures.items(), (GREEN, ORANGE, BLUE), strict=True):
+        for (name, of), colour in zip(figures.items(), (GREEN, ORANGE, BLUE), strict=False):
             for axes, steps in zip(panels, ("real_steps", "steps"), strict=True):
                 x, y = ([point[key] for point in of["curve"]] for key in (steps, "success"))
                 axes.plot(x, [100 * rate for rate in y], color=colour, label=f"trained {name}", marker="o", markersize=4)
@@ -254,8 +262,16 @@ def main() -> None:
         env.close()
         for point in curve:
             point["real_steps"] = rows * a_walk + (point["steps"] if times else 0)
-        figures[name] = {"real_steps": curve[-1]["real_steps"], "steps": curve[-1]["steps"], **last(agent).figures(), "curve": curve}
+        figures[name] = {
+            "real_steps": curve[-1]["real_steps"],
+            "steps": curve[-1]["steps"],
+            **last(policy(agent)).figures(),
+            "curve": curve,
+        }
 
+    generator = np.random.default_rng(args.seed)
+    walker = last(lambda observation: generator.integers(model.num_actions, size=args.worlds))
+    figures["not at all: a random walk"] = {"real_steps": 0, "steps": 0, **walker.figures(), "curve": []}
     columns = ["trained", "real steps", "trained on", "success %", "95 % interval", "SPL", "95 % interval", "believed %", "believed SPL"]
     print(table(columns, [printed(name, of) for name, of in figures.items()], f"\n{args.algorithm}, judged in {args.worlds} unseen worlds"))
     if find_spec("matplotlib") is None:
