@@ -130,7 +130,7 @@ class Trainer:
         optimizer.zero_grad()
         (loss / 100).backward()  # a scale at which clipping by 10 seldom acts
         for group in optimizer.param_groups:
-            nn.utils.clip_grad_norm_(group["params"], 10)
+            nn.utils.clip_grad_norm_(group["params"], 10, error_if_nonfinite=True)
         optimizer.step()
         self.iteration += 1
         return nats

@@ -6,7 +6,6 @@ import argparse
 import platform
 import shlex
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     trainer = Trainer(model, walks, recipe(args.size), args.seed)
     seconds = fit(trainer, path, what, args.resume)
     card = {
-        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "command": f"python -m gtmsm_env train image-navigation --seed {args.seed} --size {args.size} --images {shlex.quote(args.images)}",
         "versions": {name: version(name) for name in ("gtmsm-env", "torch", "numpy")} | {"python": platform.python_version()},
         "seconds": round(seconds),
         "walks": {"count": len(walks), "steps": STEPS, "split": "train"},
