@@ -121,7 +121,8 @@ def film(make: Callable[..., VectorEnv[Any, Any, Any]], model: GTMSM, planner: P
     remembered, size = model.recall(episode.walked), len(pictures[0])
     for t in [*range(0, count, 6), count - 1]:
         seen = enlarge(model.decode(states[None, t : t + 1], remembered)[0, 0].numpy(), size // model.frame_shape[0])
-        world_map = map_of_places(states[: t + 1], states[: t + 1], None, size, axes=axes)
+        known = SpatialMemory(states[: t + 1], states[: t + 1], {}).distinct(model.step_length / 2)
+        world_map = map_of_places(known, states[: t + 1], None, size, axes=axes)
         panels = [pictures[t], seen, world_map]
         yield side_by_side(panels, [f"the world: exploring, step {t + 1} of {count}", "what it sees and remembers", "the map it infers"])
     path: list[Tensor] = []

@@ -207,7 +207,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def draw(file: Path, figures: dict[str, Any]) -> None:
-    """The learning curves: what success cost in real steps, and in steps of training."""
+    """The learning curves, by real steps and by steps of training; of SPL, as a random walk succeeds often, but late."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -218,11 +218,11 @@ def draw(file: Path, figures: dict[str, Any]) -> None:
         panels = figure.subplots(1, 2, sharey=True)
         for (name, of), colour in zip(figures.items(), (GREEN, ORANGE, BLUE), strict=False):
             for axes, steps in zip(panels, ("real_steps", "steps"), strict=True):
-                x, y = ([point[key] for point in of["curve"]] for key in (steps, "success"))
-                axes.plot(x, [100 * rate for rate in y], color=colour, label=f"trained {name}", marker="o", markersize=4)
-        panels[0].set(xscale="log", xlabel="real steps paid, walks included", ylabel="success in unseen worlds, %", ylim=(-3, 103))
+                x, y = ([point[key] for point in of["curve"]] for key in (steps, "spl"))
+                axes.plot(x, y, color=colour, label=f"trained {name}", marker="o", markersize=4)
+        panels[0].set(xscale="log", xlabel="real steps paid, walks included", ylabel="SPL in unseen worlds", ylim=(-0.03, 1.03))
         panels[1].set(xscale="log", xlabel="steps of training, imagined or real")
-        panels[1].legend(loc="lower right")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
         save(figure, file)
 
 
