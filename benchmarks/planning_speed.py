@@ -59,7 +59,9 @@ def measure(model: GTMSM, weights: Any, decisions: int, seed: int) -> tuple[floa
             model.imagine(one, actions)
 
     times = np.array([[milliseconds(decide), milliseconds(roll)] for _ in range(decisions)])
-    together = [milliseconds(lambda: planner.plan(many, reach(far.expand(BATCH, 1, n), model.step_length), draws)) for _ in range(5)]
+    together = [
+        milliseconds(lambda: planner.plan(many, reach(far.expand(BATCH, 1, n), model.step_length), draws)) for _ in range(min(5, decisions))
+    ]
     return float(np.median(times[:, 0])), float(np.median(times[:, 1])), float(np.median(together)) / BATCH
 
 

@@ -18,7 +18,7 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
     rate, share = successes / trials, z**2 / trials
     middle = (rate + share / 2) / (1 + share)
     reach = (share * (rate * (1 - rate) + share / 4)) ** 0.5 / (1 + share)
-    return max(0.0, middle - reach), min(1.0, middle + reach)
+    return middle - reach if successes else 0.0, middle + reach if successes < trials else 1.0
 
 
 def success_by_path_length(success: ArrayLike, shortest: ArrayLike, taken: ArrayLike) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""The agents run, small, on a model with a closed form, whose dream is right."""
+"""The agents and the benchmark of planning run, small, on a model with a closed form, whose dream is right."""
 
 import json
 import runpy
@@ -12,7 +12,7 @@ from exact import exact_model
 from gtmsm_env.metrics import wilson
 from gtmsm_env.model import GTMSM
 
-AGENTS = Path(__file__).parents[1] / "agents"
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -21,10 +21,10 @@ def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(GTMSM, "load", lambda *arguments: exact_model())
 
 
-def run(agent: str, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", [agent, *arguments])
+def run(program: str, *arguments: str, monkeypatch: pytest.MonkeyPatch, folder: str = "agents") -> None:
+    monkeypatch.setattr(sys, "argv", [program, *arguments])
     threads = torch.get_num_threads()
-    runpy.run_path(str(AGENTS / f"{agent}.py"), run_name="__main__")
+    runpy.run_path(str(ROOT / folder / f"{program}.py"), run_name="__main__")
     torch.set_num_threads(threads)
 
 
@@ -102,3 +102,13 @@ def test_train_sb3(algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert as_many["spl"] < 0.3
     assert plot.read_bytes()[1:4] == b"PNG"
     assert f"{algorithm}, judged in 30 unseen worlds" in capsys.readouterr().out
+
+
+def test_planning_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "speed.json"
+    run("planning_speed", "--decisions", "2", "--json", str(file), monkeypatch=monkeypatch, folder="benchmarks")
+    figures = json.loads(file.read_text())["figures"]
+    assert list(figures) == ["cem", "mppi", "shooting"]
+    for of in figures.values():
+        assert of["ratio"] == pytest.approx(of["decision_ms"] / of["rollouts_ms"])
+    assert "rollouts alone" in capsys.readouterr().out

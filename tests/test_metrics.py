@@ -14,6 +14,7 @@ def test_wilson_covers_as_often_as_it_says() -> None:
 def test_wilson_at_the_ends() -> None:
     assert wilson(500, 500) == pytest.approx((0.99238, 1.0), abs=1e-5)
     assert wilson(0, 500) == pytest.approx((0.0, 0.00762), abs=1e-5)
+    assert (wilson(500, 500)[1], wilson(0, 500)[0]) == (1.0, 0.0)
     assert wilson(50, 100) == pytest.approx((0.40383, 0.59617), abs=1e-5)
 
 
