@@ -61,7 +61,7 @@ def recipe(size: str) -> list[Stage]:
 
 SIZES: dict[str, dict[str, Any]] = {
     "default": {"z_size": 64, "hidden": 256, "prior": "views"},
-    "paper": {"z_size": 16, "hidden": 256, "prior": "mixture", "sigma_x": 0.03},
+    "paper": {"z_size": 16, "hidden": 256, "prior": "mixture"},
 }
 
 
