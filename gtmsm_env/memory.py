@@ -214,7 +214,9 @@ class SpatialMemory:
     def load(cls, path: str | Path, model: str | None = None) -> SpatialMemory:
         """Read a memory. Raises CheckpointError if the file is not one, or was written by another model than `model`."""
         tensors, config = load_checkpoint(path, kind="memory")
-        check_keys(tensors, {"s_mean", "s_variance", "count", *(name for name in tensors if name.startswith("values."))}, str(path))
+        needed = {"s_mean", "s_variance", "count", "values.z_mean", "values.z_variance"}
+        check_keys(tensors, needed | {name for name in tensors if name.startswith("values.")}, str(path))
+        check_keys(config, {"kind", "model"}, str(path))
         if model is not None and config["model"] != model:
             raise CheckpointError(
                 f"A memory can only be read by the model that wrote it: {path} was written by model {config['model']}, given {model}. "

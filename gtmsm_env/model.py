@@ -50,7 +50,7 @@ class GTMSM(nn.Module):
         sigma_s: deviation of one transition, in the state's unit
         sigma_x: deviation of the Gaussian likelihood, for x in [0, 1]
         prior: "views", what remembered views show once moved, or "mixture", the paper's
-        world: what the model was trained on: {"id": ..., "kwargs": ...}; a dream of another world is refused
+        world: what the model was trained on: {"id": ..., "kwargs": ..., "start": ...}; a dream of another world is refused
     """
 
     def __init__(

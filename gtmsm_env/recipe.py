@@ -1,4 +1,7 @@
-"""How image navigation is learned: stages, each of which raises the ELBO of section 3.4 in some of the parameters.
+"""How image navigation is learned: in stages, each of some of the parameters, by the terms of the ELBO (section 3.4) that they enter.
+
+The paper's size ends on the ELBO as it stands. Ours learns its VAE with N(0, I) in the place of the memory, then the views prior by
+its own term and by the error of the frame it imagines. Recall is soft at first: more neighbours and a larger delta than the model has.
 
 Where is learned before what is seen well, and moves before walls. Nothing but frames and actions is read. Every draw is a function
 of (seed, stage, iteration), so that a resumed run ends at the same weights as an uninterrupted one.

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gtmsm_env.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from gtmsm_env.checkpoint import CheckpointError, check_keys, load_checkpoint, save_checkpoint
 from gtmsm_env.data import Walks, concatenate, record_walks
 from gtmsm_env.model import GTMSM
 from gtmsm_env.recipe import SIZES, Trainer, recipe
@@ -144,12 +144,15 @@ def save(trainer: Trainer, optimizer: torch.optim.Adam | None, path: Path, what:
 def restore(trainer: Trainer, path: Path, what: dict[str, Any]) -> tuple[float, dict[int, dict[str, Tensor]]]:
     """Take up a saved training: CPU seconds it had spent, and Adam's moments by parameter."""
     tensors, config = load_checkpoint(path, kind="training")
+    check_keys(config, {"kind", "what", "stage", "iteration", "seconds"}, str(path))
     if config["what"] != what:
         differ = [name for name in what if config["what"].get(name) != what[name]]
         raise CheckpointError(
             f"A training is resumed with the arguments it began with; {path} differs in {differ}. Give the same, or another --output."
         )
-    trainer.model.load_state_dict({name.removeprefix("model."): x for name, x in tensors.items() if name.startswith("model.")})
+    weights = {name.removeprefix("model."): x for name, x in tensors.items() if name.startswith("model.")}
+    check_keys(weights, trainer.model.state_dict(), str(path))
+    trainer.model.load_state_dict(weights)
     trainer.stage, trainer.iteration = config["stage"], config["iteration"]
     if trainer.stage < len(trainer.stages):
         trainer.model.transition.walls = trainer.stages[trainer.stage].walls

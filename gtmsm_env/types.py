@@ -1,6 +1,6 @@
 """The values that pass between the parts: frozen, batched, each field with its shape and unit.
 
-`*B` is any leading batch shape. States are in the model's own unit, which `Transition.step_length` converts to steps.
+`*B` is any leading batch shape. States are in the model's own unit, which `GTMSM.step_length` converts to steps.
 """
 
 from __future__ import annotations

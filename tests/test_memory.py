@@ -397,3 +397,14 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="folder must be writable"):
         walked().save(tmp_path / "file" / "memory", "abc")
+
+
+@pytest.mark.parametrize("lost", ["values.z_mean", "model"])
+def test_a_memory_that_lacks_something_is_refused(tmp_path: Path, lost: str) -> None:
+    tensors = {"s_mean": torch.zeros(3, 2), "s_variance": torch.ones(3, 2), "count": torch.tensor(3)}
+    tensors |= {"values.z_mean": torch.zeros(3, D), "values.z_variance": torch.ones(3, D)}
+    config = {"kind": "memory", "model": "some"}
+    kept = {name: tensor for name, tensor in tensors.items() if name != lost}
+    save_checkpoint(tmp_path / "memory", kept, {name: value for name, value in config.items() if name != lost})
+    with pytest.raises(CheckpointError, match=lost):
+        SpatialMemory.load(tmp_path / "memory")
