@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,9 +23,10 @@ class ViewsPrior(nn.Module):
     """What the nearest distinct places saw, moved by their offset and blended, beside the memory's own encodings.
 
     p(z | s, M) = (1 - gamma) N(z; m(s, M), v(s, M)) + gamma sum_k w_k q(z_k). Each of the K nearest places is decoded, moved by
-    (s_k - s) A pixels and laid on a canvas somewhat larger than the frame; m is the encoding of what the canvas shows, corrected
-    by a network that also gives v. gamma falls with the distance to the nearest place: places seen stay exact, places not seen
-    are inferred from what overlaps them. It assumes that the view translates in proportion to the state.
+    (s_k - s) A pixels and laid on a canvas larger than the frame; what they leave bare is filled with the colours around it. m is the
+    encoding of what the canvas shows, corrected by a network that also gives v. gamma falls with the distance to the nearest place:
+    places seen stay exact, places not seen are inferred from what overlaps them and what is near. It assumes that the view
+    translates in proportion to the state.
 
     Args:
         x_shape: (C, H, W)
@@ -33,7 +36,7 @@ class ViewsPrior(nn.Module):
     """
 
     def __init__(
-        self, x_shape: tuple[int, int, int], z_size: int, state_size: int = 2, K: int = 8, margin: int = 4, hidden: int = 512
+        self, x_shape: tuple[int, int, int], z_size: int, state_size: int = 2, K: int = 8, margin: int = 8, hidden: int = 512
     ) -> None:
         super().__init__()
         channels, height, width = x_shape
@@ -41,17 +44,22 @@ class ViewsPrior(nn.Module):
         self.A = nn.Parameter(torch.empty(state_size, 2).normal_(std=1e-2))  # pixels (down, right) per unit of state
         self.log_width = nn.Parameter(torch.tensor(0.0))  # deviation of the kernel that moves a view, pixels
         self.log_falloff = nn.Parameter(torch.tensor(0.0))  # how the weight of a view falls with its offset, 1/pixels
+        self.log_reach = nn.Parameter(torch.tensor([1.0, 2.0, 3.5, 8.0]).log())  # deviations of the kernels that fill, pixels
+        self.log_floor = nn.Parameter(torch.full((4,), 0.02).log())  # how much cover such a kernel needs to be believed
+        self.log_smooth = nn.Parameter(torch.tensor([1.2, 0.9, 0.7]).log())  # deviations of those that even out what is filled
         self.gate = nn.Parameter(torch.tensor([2.0, 1.0]))  # gamma = sigmoid(gate_0 - exp(gate_1) rho_1 in pixels)
-        canvas = (height + 2 * margin) * (width + 2 * margin)
-        self.mlp = mlp((channels + 1) * canvas, hidden, 2 * z_size)
+        halves = math.ceil(height / 2 + margin) * math.ceil(width / 2 + margin)
+        self.mlp = mlp((channels + 1) * halves, hidden, 2 * z_size)
         self.log_variance = nn.Parameter(torch.zeros(z_size))
 
     def forward(self, neighbours: Neighbours, s: Tensor, encoder: Encoder, delta: float) -> GaussianMixture:
         """neighbours: K places with their `view` (*B, K, C, H, W); s (*B, n) -> mixture of K + 1 components."""
         offset = (neighbours.s_mean - s[..., None, :]) @ self.A  # (*B, K, 2) pixels
-        canvas, cover = self.blend(neighbours.values["view"], offset)  # (*B, C, H', W'), (*B, H', W')
+        canvas, cover = self.blend(neighbours.values["view"], offset)  # (*B, C, H', W'), (*B, 1, H', W')
+        canvas = self.fill(canvas, cover)
         (height, width), m = neighbours.values["view"].shape[-2:], self.margin
-        correction, log_variance = self.mlp(torch.cat([canvas.flatten(-3), cover.flatten(-2)], dim=-1)).chunk(2, dim=-1)
+        coarse = F.avg_pool2d(torch.cat([canvas, cover], dim=-3).flatten(0, -4), 2, ceil_mode=True)
+        correction, log_variance = self.mlp(coarse.flatten(1)).unflatten(0, s.shape[:-1]).chunk(2, dim=-1)
         mean = encoder(canvas[..., m : m + height, m : m + width])[0] + correction
         variance = (self.log_variance + log_variance).exp()
         memory = mixture_prior(neighbours, delta)
@@ -67,7 +75,7 @@ class ViewsPrior(nn.Module):
         """Lay views (*B, K, C, H, W) on the canvas at their offsets (*B, K, 2) in pixels.
 
         A separable Gaussian kernel moves them; what none covers takes their mean colour.
-        Returns the canvas (*B, C, H', W') and how much of each pixel is covered (*B, H', W'), in [0, 1).
+        Returns the canvas (*B, C, H', W') and how much of each pixel is covered (*B, 1, H', W'), in [0, 1).
         """
         C, H, W = views.shape[-3:]
         weight = torch.exp(-self.log_falloff.exp() * offset.norm(dim=-1))[..., None, None]  # (*B, K, 1, 1)
@@ -80,7 +88,31 @@ class ViewsPrior(nn.Module):
         total = (down.sum(dim=-1).transpose(-1, -2) @ right.sum(dim=-1))[..., None, :, :]  # (*B, 1, H', W')
         colour = (weight * views.mean(dim=(-1, -2), keepdim=True).squeeze(-1)).sum(dim=-3) / weight.sum(dim=-3)  # (*B, C, 1)
         cover = total / (total + 1e-3)
-        return cover * shown / (total + 1e-6) + (1 - cover) * colour[..., None], cover.squeeze(-3)
+        return cover * shown / (total + 1e-6) + (1 - cover) * colour[..., None], cover
+
+    def fill(self, canvas: Tensor, cover: Tensor) -> Tensor:
+        """Give what no view covers the colours around it, the nearest first, and even them out; what is covered stays as it is.
+
+        These averages of growing reach stand in for the mean of a Gaussian process, which takes a linear system a query.
+        """
+        seen = cover * canvas
+        filled, left = torch.zeros_like(canvas), torch.ones_like(cover)
+        for log_reach, log_floor in zip(self.log_reach, self.log_floor, strict=True):
+            around, reached = self.blur(torch.cat([seen, cover], dim=-3), log_reach).split([canvas.shape[-3], 1], dim=-3)
+            believed = left / (reached + log_floor.exp())
+            filled, left = filled + believed * around, believed * log_floor.exp()
+        canvas = seen + (1 - cover) * (filled + left * canvas)
+        for log_width in self.log_smooth:
+            canvas = seen + (1 - cover) * self.blur(canvas, log_width)
+        return canvas
+
+    @staticmethod
+    def blur(x: Tensor, log_width: Tensor) -> Tensor:
+        """Averages of x (*B, H', W') weighted by a Gaussian of this deviation in pixels."""
+        for _ in range(2):
+            axis = torch.arange(x.shape[-1], device=x.device)
+            x = (x @ (-0.5 * ((axis[:, None] - axis) / log_width.exp()).square()).softmax(dim=0)).transpose(-1, -2)
+        return x
 
     def kernel(self, size: int, offset: Tensor) -> Tensor:
         """How much pixel j of a view moved by `offset` (*B, K) counts at pixel i of the canvas: (*B, K, size + 2 margin, size)."""
