@@ -58,8 +58,9 @@ class ViewsPrior(nn.Module):
         canvas, cover = self.blend(neighbours.values["view"], offset)  # (*B, C, H', W'), (*B, 1, H', W')
         canvas = self.fill(canvas, cover)
         (height, width), m = neighbours.values["view"].shape[-2:], self.margin
-        coarse = F.avg_pool2d(torch.cat([canvas, cover], dim=-3).flatten(0, -4), 2, ceil_mode=True)
-        correction, log_variance = self.mlp(coarse.flatten(1)).unflatten(0, s.shape[:-1]).chunk(2, dim=-1)
+        laid = torch.cat([canvas, cover], dim=-3)
+        coarse = F.avg_pool2d(laid.reshape(-1, *laid.shape[-3:]), 2, ceil_mode=True)
+        correction, log_variance = self.mlp(coarse.flatten(1)).reshape(*s.shape[:-1], -1).chunk(2, dim=-1)
         mean = encoder(canvas[..., m : m + height, m : m + width])[0] + correction
         variance = (self.log_variance + log_variance).exp()
         memory = mixture_prior(neighbours, delta)

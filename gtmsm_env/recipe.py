@@ -82,14 +82,14 @@ class Trainer:
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """The parameters that a stage's rates are for."""
         model, views = self.model, self.model.views
+        network = [] if views is None else [*views.mlp.parameters(), views.log_variance]
+        geometry = [] if views is None else [p for p in views.parameters() if not any(p is q for q in network)]
         return {
             "moves": [model.transition.W_a],
             "walls": list(model.transition.g.parameters()),
             "vae": [*model.encoder.parameters(), *model.decoder.parameters()],
-            "geometry": [] if views is None else [
-                views.A, views.log_width, views.log_falloff, views.log_reach, views.log_floor, views.log_smooth, views.gate
-            ],
-            "views": [] if views is None else [*views.mlp.parameters(), views.log_variance],
+            "geometry": geometry,
+            "views": network,
         }
 
     def optimizer(self) -> torch.optim.Adam:

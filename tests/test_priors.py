@@ -89,6 +89,31 @@ def slow_blend(prior: ViewsPrior, views: Tensor, offset: Tensor) -> tuple[Tensor
     return canvas, cover
 
 
+def slow_fill(prior: ViewsPrior, canvas: Tensor, cover: Tensor) -> Tensor:
+    """One canvas (C, H', W') under cover (H', W'), pixel by pixel."""
+
+    def average(of: Tensor, y: int, x: int, width: float) -> Tensor:
+        """Along columns, then along rows, each axis with weights that sum to one."""
+        down, right = (
+            torch.tensor([math.exp(-0.5 * ((i - at) / width) ** 2) for i in range(n)]) for n, at in zip(cover.shape, (y, x), strict=True)
+        )
+        return torch.einsum("i,...ij,j->...", down / down.sum(), of, right / right.sum())
+
+    seen, filled = cover * canvas, canvas.clone()
+    for y, x in itertools.product(*map(range, cover.shape)):
+        colour, left = torch.zeros(C), 1.0
+        for width, floor in zip(prior.log_reach.exp().tolist(), prior.log_floor.exp().tolist(), strict=True):
+            reached = float(average(cover, y, x, width))
+            colour = colour + left * average(seen, y, x, width) / (reached + floor)
+            left *= floor / (reached + floor)
+        filled[:, y, x] = seen[:, y, x] + (1 - cover[y, x]) * (colour + left * canvas[:, y, x])
+    for width in prior.log_smooth.exp().tolist():
+        before = filled.clone()
+        for y, x in itertools.product(*map(range, cover.shape)):
+            filled[:, y, x] = seen[:, y, x] + (1 - cover[y, x]) * average(before, y, x, width)
+    return filled
+
+
 def test_views_are_blended_as_by_loops() -> None:
     prior = views_prior()
     prior.log_width.fill_(-0.3)
@@ -96,11 +121,37 @@ def test_views_are_blended_as_by_loops() -> None:
     views, offset = torch.rand(2, K, C, H, W, generator=draws()), 3 * torch.randn(2, K, 2, generator=draws(1))
     canvas, cover = prior.blend(views, offset)
     assert canvas.shape == (2, C, H + 4, W + 4)
-    assert cover.shape == (2, H + 4, W + 4)
+    assert cover.shape == (2, 1, H + 4, W + 4)
     for row in range(2):
         expected, covered = slow_blend(prior, views[row], offset[row])
         torch.testing.assert_close(canvas[row], expected, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(cover[row], covered, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(cover[row, 0], covered, atol=1e-4, rtol=1e-4)
+
+
+def test_bare_pixels_are_filled_as_by_loops() -> None:
+    prior = views_prior()
+    canvas, cover = torch.rand(2, C, 7, 8, generator=draws()), (torch.rand(2, 1, 7, 8, generator=draws(1)) < 0.3).float()
+    filled = prior.fill(canvas, cover)
+    for row in range(2):
+        torch.testing.assert_close(filled[row], slow_fill(prior, canvas[row], cover[row, 0]), atol=1e-5, rtol=1e-4)
+
+
+def test_filling_keeps_what_is_covered_and_spreads_what_is_near() -> None:
+    """A plain colour fills everything; of two colours the nearer one prevails; where nothing is covered nothing changes."""
+    prior, canvas = views_prior(), torch.rand(C, 20, 20, generator=draws())
+    nothing, half = torch.zeros(1, 20, 20), torch.zeros(1, 20, 20)
+    half[:, :, :4] = 1
+    torch.testing.assert_close(prior.fill(canvas, half)[:, :, :4], canvas[:, :, :4])
+    plain = torch.full_like(canvas, 0.3)
+    torch.testing.assert_close(prior.fill(plain, half), plain)
+    torch.testing.assert_close(prior.fill(plain, nothing), plain)
+    ends = half.clone()
+    ends[:, :, 16:] = 1
+    red_and_blue = torch.zeros(C, 20, 20)
+    red_and_blue[0, :, :10], red_and_blue[2, :, 10:] = 1, 1
+    filled = prior.fill(red_and_blue, ends)
+    assert (filled[0, :, :8] > 2 * filled[2, :, :8]).all()
+    assert (filled[2, :, 12:] > 2 * filled[0, :, 12:]).all()
 
 
 @pytest.mark.parametrize("places", [[(0, 0), (0, 2), (-3, 1)], [(2, -2), (2, 3), (-3, 0)], [(0, 4), (40, 0), (0, -40)]])
@@ -121,8 +172,8 @@ def test_sharp_views_show_the_picture_they_were_cut_from(places: list[tuple[int,
                 reached[i + down + m, j + right + m] = True
     assert 0 < reached.sum() < reached.numel()
     assert torch.equal(x_to_frames(canvas)[reached], x_to_frames(cut(0, 0, more=m))[reached])
-    assert (cover[reached] > 0.998).all()
-    assert (cover[~reached] < 1e-6).all()
+    assert (cover[0, reached] > 0.998).all()
+    assert (cover[0, ~reached] < 1e-6).all()
     torch.testing.assert_close(canvas[:, ~reached], views.mean(dim=(0, 2, 3))[:, None].expand(-1, int((~reached).sum())))
 
 
@@ -144,7 +195,7 @@ def test_the_inferred_component_is_the_encoding_of_the_canvas(margin: int) -> No
     mixture = prior(near, s, encoder, 1e-4)
     offset = near.s_mean - s[:, None]
     for row in range(4):
-        canvas, _ = slow_blend(prior, near.values["view"][row], offset[row])
+        canvas = slow_fill(prior, *slow_blend(prior, near.values["view"][row], offset[row]))
         expected = encoder(canvas[:, margin : margin + H, margin : margin + W])[0]
         torch.testing.assert_close(mixture.mean[row, 0], expected, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(mixture.variance[:, 0], torch.arange(float(D)).exp().expand(4, D))
@@ -153,14 +204,16 @@ def test_the_inferred_component_is_the_encoding_of_the_canvas(margin: int) -> No
 
 
 def test_the_network_sees_canvas_and_cover() -> None:
-    """Once it has learned something, it corrects the mean and gives the variance."""
+    """Averaged over squares of two pixels. Once it has learned something, it corrects the mean and gives the variance."""
     prior, encoder = views_prior(), Encoder(C * H * W, D, 8).requires_grad_(False)
     near, s = neighbours(4)
     before = prior(near, s, encoder, 1e-4)
     prior.mlp[-1].get_parameter("weight").normal_(generator=draws())
     after = prior(near, s, encoder, 1e-4)
     canvas, cover = prior.blend(near.values["view"], near.s_mean - s[:, None])
-    correction, log_variance = prior.mlp(torch.cat([canvas.flatten(1), cover.flatten(1)], dim=1)).split(D, dim=1)
+    seen = torch.nn.functional.pad(torch.cat([prior.fill(canvas, cover), cover], dim=1), (0, 0, 0, 1), value=math.nan)  # 10 x 10 pixels
+    coarse = seen.unflatten(2, (5, 2)).unflatten(4, (5, 2)).nanmean(dim=(3, 5))
+    correction, log_variance = prior.mlp(coarse.flatten(1)).split(D, dim=1)
     torch.testing.assert_close(after.mean[:, 0], before.mean[:, 0] + correction)
     torch.testing.assert_close(after.variance[:, 0], before.variance[:, 0] * log_variance.exp())
     assert (correction.std(dim=0) > 1e-3).all()
@@ -218,7 +271,7 @@ def test_every_parameter_learns(at_a_place: bool) -> None:
     for name, parameter in prior.named_parameters():
         assert parameter.grad is not None
         assert torch.isfinite(parameter.grad).all(), name
-    for name in ("A", "log_width", "log_falloff", "log_variance", "gate"):
+    for name in ("A", "log_width", "log_falloff", "log_reach", "log_floor", "log_smooth", "log_variance", "gate"):
         assert getattr(prior, name).grad.any(), name
     last = prior.mlp[-1].get_parameter("weight").grad
     assert last is not None
