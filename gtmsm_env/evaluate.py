@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
 from gtmsm_env.networks import frames_to_x, x_to_frames
 from gtmsm_env.priors import mixture_prior
-from gtmsm_env.report import Cell, check_writable, table, write_json
+from gtmsm_env.report import Cell, check_writable, plain, table, write_json
 from gtmsm_env.trials import (
     COPY,
     HORIZON,
@@ -245,7 +245,7 @@ def position_figures(measured: Measured) -> dict[str, Any]:
     slopes = 1000 * np.polyfit(steps, error.T, 1)[0]  # one a world
     figures["drift of the error, steps per 1000 steps"] = {
         "mean": float(slopes.mean()),
-        "95% interval": float(1.96 * slopes.std(ddof=1) / math.sqrt(len(slopes))) if len(slopes) > 1 else math.nan,
+        "95% half-width": float(1.96 * slopes.std(ddof=1) / math.sqrt(len(slopes))) if len(slopes) > 1 else math.nan,
     }
     figures["moves counted"], figures["wall hits counted"] = int(moves.sum()), int(hits.sum())
     return figures
@@ -294,7 +294,7 @@ def position_table(figures: dict[str, Any]) -> str:
     drift = figures["drift of the error, steps per 1000 steps"]
     return (
         table(["inferred positions; imagined steps", *spans], rows)
-        + f"\ndrift of the error: {drift['mean']:+.4f} +- {drift['95% interval']:.4f} steps per 1000 steps (95 % interval over worlds); "
+        + f"\ndrift of the error: {drift['mean']:+.4f} +- {drift['95% half-width']:.4f} steps per 1000 steps (95 % interval over worlds); "
         + f"{figures['moves counted']} moves and {figures['wall hits counted']} wall hits"
     )
 
@@ -336,6 +336,45 @@ def draw(folder: Path, model: GTMSM, measured: Measured, trials: Trials, shown: 
     write_video(folder / "dream.mp4", film, fps=8)
 
 
+def judge(
+    model: GTMSM, episodes: int, seed: int = 0, images: str = "procedural", split: str = "test"
+) -> tuple[dict[str, Any], Measured, tuple[Trials, dict[str, Frames]]]:
+    """All figures of a model in unseen worlds, what they were computed from, and the first worlds with what was imagined of them."""
+    if model.world is None:
+        raise ValueError("A model is judged in the kind of world it was trained on; this one names none: give a model made by `train`.")
+    parts: list[Measured] = []
+    first: list[tuple[Trials, dict[str, Frames]]] = []
+    for test in record_trials(model.world, episodes, seed, images, split):
+        measured, shown = measure(model, test, seed + len(parts))
+        parts.append(measured)
+        first = first or [(test, shown)]
+    measured = together(parts)
+    figures = {
+        "worlds": {"images": images, "split": split, "episodes": episodes},
+        "fidelity": fidelity(measured.error, measured.visited),
+        "positions": position_figures(measured),
+        "likelihood": likelihood_figures(measured, math.prod(model.frame_shape)),
+        "variance": None if measured.standardised is None else variance_figures(measured.standardised, measured.visited[:, :TAU]),
+    }
+    return figures, measured, first[0]
+
+
+def summary(figures: dict[str, Any]) -> dict[str, Any]:
+    """The figures a model card holds, as JSON: PSNR of the first TAU imagined steps, positions over all of them."""
+    near, far = span_name((1, TAU)), span_name((1, HORIZON))
+    held = {
+        "worlds": figures["worlds"],
+        f"PSNR in dB, imagined steps {near}": {
+            name: {place: round(spans[near]["psnr"], 2) for place, spans in places.items()} for name, places in figures["fidelity"].items()
+        },
+        f"positions, imagined steps {far}": {
+            name: round(value[far], 5) if far in value else value for name, value in figures["positions"].items() if isinstance(value, dict)
+        },
+        f"nats, imagined steps {near}": figures["likelihood"],
+    }
+    return cast(dict[str, Any], plain(held))
+
+
 def run(args: argparse.Namespace) -> int:
     """`python -m gtmsm_env evaluate image-navigation`."""
     check_writable(file=args.json, folder=args.output)
@@ -343,26 +382,9 @@ def run(args: argparse.Namespace) -> int:
         import_module("matplotlib")  # absent, it is named now and not after the work
     start = time.process_time()
     model = GTMSM.load(args.model, args.device)
-    if model.world is None:
-        raise ValueError(
-            f"A model is judged in the kind of world it was trained on; {args.model} names none: give a model made by `train`."
-        )
-    parts: list[Measured] = []
-    first: tuple[Trials, dict[str, Frames]] | None = None
-    for test in record_trials(model.world, args.episodes, args.seed, args.images, args.split):
-        measured, shown = measure(model, test, args.seed + len(parts))
-        parts.append(measured)
-        first = first or (test, shown)
-    measured = together(parts)
-    figures: dict[str, Any] = {
-        "model": {"name": args.model, "fingerprint": model.fingerprint(), **model.config},
-        "worlds": {"images": args.images, "split": args.split, "episodes": args.episodes},
-        "fidelity": fidelity(measured.error, measured.visited),
-        "positions": position_figures(measured),
-        "likelihood": likelihood_figures(measured, math.prod(model.frame_shape)),
-        "variance": None if measured.standardised is None else variance_figures(measured.standardised, measured.visited[:, :TAU]),
-        "cpu seconds": time.process_time() - start,
-    }
+    figures, measured, first = judge(model, args.episodes, args.seed, args.images, args.split)
+    figures = {"model": {"name": args.model, "fingerprint": model.fingerprint(), **model.config}, **figures}
+    figures["cpu seconds"] = time.process_time() - start
     print(
         f"{args.model} in {args.episodes} worlds of {args.images}, split {args.split}: {TAU} steps remembered, {HORIZON} imagined; "
         f"{100 * measured.visited.mean():.1f} % of the imagined steps at places visited before\n"
@@ -374,7 +396,7 @@ def run(args: argparse.Namespace) -> int:
         print("\n" + named_table("our prior's variance (an honest one: 68.3, 95.4, 1)", figures["variance"]))
     if args.json:
         write_json(args.json, figures, args.seed)
-    if args.output and first:
+    if args.output:
         draw(args.output, model, measured, *first)
         print(f"\nfigures drawn in {args.output}")
     return 0

@@ -55,7 +55,7 @@ def write_json(path: Path, figures: Mapping[str, Any], seeds: int | Sequence[int
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "seeds": [seeds] if isinstance(seeds, int) else list(seeds),
         "versions": {**packages, "python": platform.python_version()},
-        "figures": _plain(figures),
+        "figures": plain(figures),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(path.name + ".new")
@@ -63,14 +63,14 @@ def write_json(path: Path, figures: Mapping[str, Any], seeds: int | Sequence[int
     new.replace(path)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """What JSON can hold: numbers and arrays of NumPy or torch as numbers and lists."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if hasattr(value, "tolist"):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return str(value) if isinstance(value, Path) else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import platform
 import shlex
 import signal
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from gtmsm_env.checkpoint import CheckpointError, check_keys, load_checkpoint, save_checkpoint
 from gtmsm_env.data import Walks, concatenate, record_walks
+from gtmsm_env.evaluate import judge, summary
 from gtmsm_env.model import GTMSM
 from gtmsm_env.recipe import SIZES, Trainer, recipe
 from gtmsm_env.report import check_writable, write_json
@@ -27,6 +29,7 @@ from gtmsm_env.report import check_writable, write_json
 WORLD, RULES = "GTMSM-ImageNavigation-v0", {"image_size": 32, "crop_size": 8, "step_size": 3}
 WALKS, STEPS = 16384, 512  # what is learned from
 CHECKPOINT_SECONDS = 60
+JUDGED = 100  # test worlds whose figures the card holds
 
 
 def run(args: argparse.Namespace) -> int:
@@ -49,10 +52,13 @@ def run(args: argparse.Namespace) -> int:
         **what,
     }
     model.save(args.output / "model", **card)
-    print(f"{args.output / 'model'}.safetensors after {seconds / 60:.1f} CPU minutes. Judge it:")
-    print(f"  python -m gtmsm_env evaluate image-navigation --model {args.output / 'model'}")
+    print(f"{args.output / 'model'}.safetensors after {seconds / 60:.1f} CPU minutes; judging it in {JUDGED} test worlds.")
+    figures = summary(judge(model, JUDGED, images=args.images)[0])
+    model.save(args.output / "model", **card, figures=figures)
+    print(json.dumps(figures, indent=2))
+    print(f"All figures: python -m gtmsm_env evaluate image-navigation --model {args.output / 'model'}")
     if args.json:
-        write_json(args.json, {"seconds": seconds, "model": str(args.output / "model")}, args.seed)
+        write_json(args.json, {"seconds": seconds, "model": str(args.output / "model"), **figures}, args.seed)
     return 0
 
 

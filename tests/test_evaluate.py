@@ -147,7 +147,7 @@ def test_position_figures_see_leaks_drift_and_wrong_entries(measured: tuple[Meas
     drifting = values.state + 0.002 * np.maximum(0, np.arange(TAU + 1000) - TAU)[:, None]
     drift = position_figures(replace(values, state=drifting))["drift of the error, steps per 1000 steps"]
     assert drift["mean"] == pytest.approx(2 * 2**0.5, rel=1e-2)
-    assert drift["95% interval"] < 0.1
+    assert drift["95% half-width"] < 0.1
     blind = replace(values, right_place=np.zeros_like(values.right_place))
     assert position_figures(blind)["exact entry on visited places, by true place, %"]["1-1000"] == 0
 

@@ -21,6 +21,7 @@ from gtmsm_env.__main__ import main
 from gtmsm_env.checkpoint import CheckpointError, load_checkpoint
 from gtmsm_env.data import Walks, distinct, record
 from gtmsm_env.envs.image_navigation import ImageNavigationVectorEnv
+from gtmsm_env.evaluate import OURS, judge, summary
 from gtmsm_env.model import GTMSM
 from gtmsm_env.recipe import SIZES, Stage, Trainer, recipe
 
@@ -48,6 +49,7 @@ def make_small(patch: pytest.MonkeyPatch, walks: Walks) -> None:
     patch.setattr(train, "recipe", tiny)
     patch.setattr(train, "SIZES", {size: kwargs | SMALL for size, kwargs in SIZES.items()})
     patch.setattr(train, "gather", lambda *_: walks)
+    patch.setattr(train, "JUDGED", 1)
 
 
 @pytest.fixture(autouse=True)
@@ -200,6 +202,16 @@ def test_the_model_and_its_card(whole: Path) -> None:
     assert card.pop("command").startswith("python ")
     assert card.pop("versions").keys() == {"gtmsm-env", "torch", "numpy", "python"}
     assert card.pop("seconds") >= 0
+    figures = card.pop("figures")
+    assert figures["worlds"] == {"images": "procedural", "split": "test", "episodes": 1}
+    judged, *_ = judge(model, 1)
+    assert figures == summary(judged)
+    shown = figures["PSNR in dB, imagined steps 1-256"][OURS]
+    assert shown["all places"] == pytest.approx(judged["fidelity"][OURS]["all places"]["1-256"]["psnr"], abs=0.01)
+    assert figures["positions, imagined steps 1-1000"].keys() >= {
+        "R^2 of inferred to true position",
+        "drift of the error, steps per 1000 steps",
+    }
     assert card == {
         "seed": 0,
         "size": "default",
@@ -210,6 +222,7 @@ def test_the_model_and_its_card(whole: Path) -> None:
     report = json.loads((whole / "figures.json").read_text())
     assert report["seeds"] == [0]
     assert report["figures"]["model"] == str(whole / "model")
+    assert report["figures"]["worlds"] == figures["worlds"]
 
 
 def test_every_part_was_taught(whole: Path) -> None:
