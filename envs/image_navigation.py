@@ -61,18 +61,24 @@ class ImageNavigationEnv(gym.Env[Observation, int]):
         horizon: int | None = 128,
         render_mode: str | None = None,
     ) -> None:
-        self.batch_of_one = ImageNavigationVectorEnv(
-            images=images,
-            split=split,
-            image_size=image_size,
-            crop_size=crop_size,
-            step_size=step_size,
-            task=task,
-            horizon=horizon,
-            autoreset_mode=AutoresetMode.DISABLED,
-            render_mode=render_mode,
+        self._hold(
+            ImageNavigationVectorEnv(
+                images=images,
+                split=split,
+                image_size=image_size,
+                crop_size=crop_size,
+                step_size=step_size,
+                task=task,
+                horizon=horizon,
+                autoreset_mode=AutoresetMode.DISABLED,
+                render_mode=render_mode,
+            )
         )
-        self.render_mode, self.task = render_mode, task
+
+    def _hold(self, batch_of_one: ImageNavigationVectorEnv) -> None:
+        """Be what this vector of one row is."""
+        self.batch_of_one = batch_of_one
+        self.render_mode, self.task = batch_of_one.render_mode, batch_of_one.task
         self.observation_space = self.batch_of_one.single_observation_space
         self.action_space = self.batch_of_one.single_action_space
 
@@ -81,10 +87,9 @@ class ImageNavigationEnv(gym.Env[Observation, int]):
         """Every place as (row, column), (P * P, 2), row by row."""
         return self.batch_of_one.positions
 
-    @staticmethod
-    def shortest_path(start: Integers, goal: Integers) -> int:
+    def shortest_path(self, start: Integers, goal: Integers) -> int:
         """Fewest steps from place to place, each (row, column)."""
-        return int(ImageNavigationVectorEnv.shortest_path(start, goal))
+        return int(self.batch_of_one.shortest_path(start, goal).item())
 
     def steps_to_goal(self) -> int:
         """Fewest steps from here to any place that counts as the goal."""

@@ -16,7 +16,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from gtmsm_env.envs.images import open_images
-from gtmsm_env.envs.windows import Flags, Frames, Integers, crops, outlined, places_a_side, same_frame
+from gtmsm_env.envs.windows import Flags, Frames, Integers, crops, outlined, pixels_of, places_a_side, same_frame
 from gtmsm_env.vector import BatchedRows, Info, Observation
 
 ACTIONS = ("up", "down", "left", "right", "stay")
@@ -84,6 +84,7 @@ class ImageNavigationVectorEnv(BatchedRows):
         self._rows = np.arange(n)
         self._pictures = np.zeros((n, image_size, image_size, 3), np.uint8)
         self._views = np.zeros((n, side, side, c, c, 3), np.uint8)  # what is seen from each place
+        self._free = np.ones((n, side, side), np.bool_)  # the places that can be entered: here, all
         self._image = np.zeros(n, np.int64)
         self._position = np.zeros((n, 2), np.int64)
         self._home = np.zeros((n, 2), np.int64)  # where a task in the same world starts
@@ -101,8 +102,7 @@ class ImageNavigationVectorEnv(BatchedRows):
         """Every place as (row, column), (P * P, 2), row by row."""
         return np.stack(np.divmod(np.arange(self.side**2), self.side), axis=1)
 
-    @staticmethod
-    def shortest_path(start: NDArray[np.integer[Any]], goal: NDArray[np.integer[Any]]) -> Integers:
+    def shortest_path(self, start: NDArray[np.integer[Any]], goal: NDArray[np.integer[Any]]) -> Integers:
         """Fewest steps between places (..., 2) and (..., 2): their distance along rows and columns."""
         return np.abs(np.asarray(goal, np.int64) - np.asarray(start, np.int64)).sum(axis=-1)
 
@@ -121,8 +121,9 @@ class ImageNavigationVectorEnv(BatchedRows):
         if not self._ready.all():
             raise ResetNeeded("render needs a world: call reset first")
         goals = [goal if arrival.any() else None for goal, arrival in zip(self._goal, self._arrival, strict=True)]
-        rows = zip(self._pictures, self._position, goals, strict=True)
-        return tuple(outlined(picture, window, goal, self.crop_size, self.step_size) for picture, window, goal in rows)
+        hatched = pixels_of(~self._free, self._pictures.shape[1], self.crop_size, self.step_size)
+        rows = zip(self._pictures, self._position, goals, hatched, strict=True)
+        return tuple(outlined(picture, window, goal, self.crop_size, self.step_size, stripes) for picture, window, goal, stripes in rows)
 
     def save_rows(self, rows: Integers) -> dict[str, Any]:
         """Some rows as they stand, generators included: what `load_rows` takes, here or in another vector of this kind."""
@@ -146,14 +147,19 @@ class ImageNavigationVectorEnv(BatchedRows):
         }
         self._check_reset(rows, phase, world, chosen, unknown=list(options))
         position, goal = chosen.get("position"), chosen.get("goal")
+        start = np.full((len(rows), 2), self.side // 2) if position is None else position
         if world == "new":
-            self._begin_worlds(rows, phase == "walk", chosen.get("image"), position)
+            self._ready[rows] = False
+            self._draw_worlds(rows, chosen.get("image"), start)
+        self._check_places(rows, chosen)
+        if world == "new":
+            self._begin_worlds(rows, phase == "walk", start)
         if phase == "task":
             home = np.where(self._walking[rows, None], self._position[rows], self._home[rows])  # a walk's end becomes home
             self._begin_task(rows, home, home if position is None else position, goal)
 
     def _advance(self, actions: Integers) -> tuple[NDArray[np.float64], Flags, Flags]:
-        self._position = np.clip(self._position + MOVES[actions], 0, self.side - 1)
+        self._position = self._moved(actions)
         self._world_steps += 1
         self._task_steps += ~self._walking
         here = (self._rows, self._position[:, 0], self._position[:, 1])
@@ -161,21 +167,28 @@ class ImageNavigationVectorEnv(BatchedRows):
         arrived = self._arrival[here]
         return arrived.astype(np.float64), arrived, self._task_steps >= self.horizon
 
-    def _begin_worlds(self, rows: Integers, walking: bool, image: Integers | None, position: Integers | None) -> None:
-        """A new picture for each row, the window at its centre or at `position`."""
-        start = np.full((len(rows), 2), self.side // 2) if position is None else position
-        self._ready[rows] = False
+    def _moved(self, actions: Integers) -> Integers:
+        """Where these actions lead, (N, 2)."""
+        places: Integers = np.clip(self._position + MOVES[actions], 0, self.side - 1)
+        return places
+
+    def _paint_worlds(self, rows: Integers, image: Integers | None) -> None:
+        """A picture for each row, drawn or number `image` (N,)."""
+        self._image[rows] = [self.generators[row].integers(len(self.images)) for row in rows] if image is None else image
+        self._pictures[rows] = self.images.batch(self._image[rows])
+
+    def _draw_worlds(self, rows: Integers, image: Integers | None, start: Integers) -> None:
+        """A new world for each row, one in which something looks unlike the start."""
         left = np.arange(len(rows))
         for _ in range(REDRAWS):
             some = rows[left]
-            self._image[some] = [self.generators[row].integers(len(self.images)) for row in some] if image is None else image[left]
-            self._pictures[some] = self.images.batch(self._image[some])
+            self._paint_worlds(some, None if image is None else image[left])
             views = crops(self._pictures[some], self.crop_size, self.step_size)
             self._views[some] = views
             if not self.task:
                 break
             first = views[np.arange(len(some)), start[left, 0], start[left, 1]]
-            left = left[same_frame(views, first).all(axis=(1, 2))]  # a picture of one frame has no place to go to
+            left = left[(same_frame(views, first) | ~self._free[some]).all(axis=(1, 2))]  # a picture of one frame has no place to go to
             if not len(left):
                 break
             if image is not None:
@@ -186,6 +199,9 @@ class ImageNavigationVectorEnv(BatchedRows):
             raise ValueError(
                 f"{REDRAWS} images of {self.images.name} looked the same from every place, so no goal can be drawn; give other images"
             )
+
+    def _begin_worlds(self, rows: Integers, walking: bool, start: Integers) -> None:
+        """Put the rows at the start of worlds that are new to them."""
         self._position[rows] = self._home[rows] = start
         self._walking[rows] = self._walked[rows] = walking
         self._seen[rows] = False
@@ -200,7 +216,7 @@ class ImageNavigationVectorEnv(BatchedRows):
         if self.task:
             each = np.arange(len(rows))
             at_start = same_frame(self._views[rows], self._views[rows, start[:, 0], start[:, 1]])
-            allowed = (self._seen[rows] | ~self._walked[rows, None, None]) & ~at_start
+            allowed = (self._seen[rows] | ~self._walked[rows, None, None]) & self._free[rows] & ~at_start
             if goal is None:
                 goal = np.empty_like(start)
                 for i, row in enumerate(rows):
@@ -235,6 +251,9 @@ class ImageNavigationVectorEnv(BatchedRows):
         if array[rows].min() < 0 or array[rows].max() >= most:
             raise ValueError(f"options[{name!r}] must lie between 0 and {most - 1}, got {array[rows].tolist()}")
         return array[rows].astype(np.int64)
+
+    def _check_places(self, rows: Integers, chosen: dict[str, Integers]) -> None:
+        """Refuse a chosen position or goal that cannot be entered; here, each can."""
 
     def _check_reset(self, rows: Integers, phase: Any, world: Any, chosen: dict[str, Integers], unknown: list[str]) -> None:
         if unknown:

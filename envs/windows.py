@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 RENDER_SIZE = 512  # pixels a side, as near as whole picture pixels allow
+GREY = 128  # obstacles
 
 Frames = NDArray[np.uint8]
 Integers = NDArray[np.int64]
@@ -36,10 +37,28 @@ def same_frame(views: Frames, frame: Frames) -> Flags:
     return flags
 
 
-def outlined(picture: Frames, window: Integers, goal: Integers | None, crop_size: int = 8, step_size: int = 3) -> Frames:
-    """The picture (S, S, 3) enlarged by a whole number, the window at (row, column) outlined in white and the goal in yellow."""
+def pixels_of(places: Flags, image_size: int, crop_size: int = 8, step_size: int = 3) -> Flags:
+    """The pixels (..., S, S) that belong to the flagged places (..., P, P): of each the step_size^2 in the middle of its window."""
+    side = places.shape[-1]
+    place = (np.arange(image_size) - (crop_size - step_size) // 2) // step_size  # of each pixel of a line; the rim belongs to none
+    line = np.clip(place, -1, side) % (side + 2)  # -1 and `side` become the two lines of False
+    ringed = np.zeros((*places.shape[:-2], side + 2, side + 2), np.bool_)
+    ringed[..., :side, :side] = places
+    return ringed[..., line[:, None], line]
+
+
+def outlined(
+    picture: Frames, window: Integers, goal: Integers | None, crop_size: int = 8, step_size: int = 3, hatched: Flags | None = None
+) -> Frames:
+    """The picture (S, S, 3) enlarged by a whole number, the window at (row, column) outlined in white and the goal in yellow.
+
+    `hatched` pixels (S, S) are crossed by grey stripes.
+    """
     scale = max(1, RENDER_SIZE // len(picture))
     canvas = picture.repeat(scale, axis=0).repeat(scale, axis=1)
+    if hatched is not None:
+        row, column = np.indices(canvas.shape[:2])
+        canvas[hatched.repeat(scale, axis=0).repeat(scale, axis=1) & ((row + column) % 8 < 4)] = GREY
     boxes = [(window, (255, 255, 255))] if goal is None else [(goal, (255, 214, 0)), (window, (255, 255, 255))]
     for place, colour in boxes:
         for inset, ink in ((0, (0, 0, 0)), (1, colour), (2, colour), (3, colour), (4, (0, 0, 0))):
