@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import gtmsm_env  # noqa: F401  registers the worlds
+from gtmsm_env.__main__ import integer, status_of
 from gtmsm_env.data import walk
 from gtmsm_env.drawing import GOAL, PANEL, TEXT, Picture, enlarge, map_of_places, side_by_side
 from gtmsm_env.memory import SpatialMemory
@@ -173,20 +175,27 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     program.add_argument("--planner", choices=list(METHODS), default="cem", help="cross-entropy method, MPPI, or random shooting")
-    program.add_argument("--horizon", type=int, default=16, metavar="T", help="steps of a plan")
-    program.add_argument("--candidates", type=int, default=192, metavar="C", help="plans imagined in one round")
-    program.add_argument("--iterations", type=int, default=3, metavar="I", help="rounds of a decision")
+    program.add_argument("--horizon", type=integer(1), default=16, metavar="T", help="steps of a plan")
+    program.add_argument("--candidates", type=integer(1), default=192, metavar="C", help="plans imagined in one round")
+    program.add_argument("--iterations", type=integer(1), default=3, metavar="I", help="rounds of a decision")
     program.add_argument("--model", default="image-navigation", metavar="NAME", help="a shipped model, or the path of one of your own")
     program.add_argument("--world", default="GTMSM-ImageNavigation-v0", metavar="ID", help="must be the world the model was trained for")
-    program.add_argument("--world-kwargs", type=json.loads, default={}, metavar="JSON", help="arguments of the world")
+    program.add_argument("--world-kwargs", type=json_object, default={}, metavar="JSON", help="arguments of the world")
     program.add_argument("--images", metavar="SOURCE", help="a folder or zip of images, CelebA or any, in place of procedural ones")
-    program.add_argument("--worlds", type=int, default=500, metavar="N", help="how many worlds are explored, by each agent")
-    program.add_argument("--walk-steps", type=int, default=256, metavar="N", help="frames of the exploring walk")
-    program.add_argument("--seed", type=int, default=0, metavar="N", help="of every random draw")
+    program.add_argument("--worlds", type=integer(1), default=500, metavar="N", help="how many worlds are explored, by each agent")
+    program.add_argument("--walk-steps", type=integer(1), default=256, metavar="N", help="frames of the exploring walk")
+    program.add_argument("--seed", type=integer(0), default=0, metavar="N", help="of every random draw")
     program.add_argument("--video", default="runs/plan_mpc.mp4", metavar="FILE", help="where the video goes; 'none' draws none")
-    program.add_argument("--filmed", type=int, default=4, metavar="N", help="worlds shown in the video")
+    program.add_argument("--filmed", type=integer(1), default=4, metavar="N", help="worlds shown in the video")
     program.add_argument("--json", type=Path, metavar="FILE", help="write the printed figures here too, with seeds and versions")
     return program
+
+
+def json_object(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"""a JSON object holds arguments by name, as '{{"split": "all"}}' does; got {text}""")
+    return value
 
 
 def summary(episodes: list[Episodes], walk_steps: int) -> dict[str, Any]:
@@ -214,8 +223,6 @@ def printed(name: str, of: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     args = parser().parse_args()
-    if min(args.worlds, args.filmed) < 1:
-        raise SystemExit(f"--worlds and --filmed must be at least 1, got {args.worlds} and {args.filmed}")
     video = None if args.video == "none" else Path(args.video)
     if video and (lacking := missing()):
         print(lacking)
@@ -271,4 +278,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(status_of(main))

@@ -12,6 +12,7 @@ with 20 times as many, walks counted. Needs the extras sb3 and train, and plot f
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -30,6 +31,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from tqdm import tqdm
 
 import gtmsm_env  # noqa: F401  registers the worlds
+from gtmsm_env.__main__ import integer, status_of
 from gtmsm_env.belief import VectorBeliefWrapper
 from gtmsm_env.data import walk
 from gtmsm_env.dream import DreamVectorEnv
@@ -193,14 +195,14 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     program.add_argument("--algorithm", choices=["ppo", "dqn"], default="ppo", help="of Stable-Baselines3")
-    program.add_argument("--walks", type=int, default=8, metavar="N", help="worlds explored to be dreamed of")
-    program.add_argument("--walk-steps", type=int, default=256, metavar="N", help="frames of an exploring walk")
-    program.add_argument("--dream-steps", type=int, default=200_000, metavar="N", help="steps of training in the dream")
+    program.add_argument("--walks", type=integer(1), default=8, metavar="N", help="worlds explored to be dreamed of")
+    program.add_argument("--walk-steps", type=integer(1), default=256, metavar="N", help="frames of an exploring walk")
+    program.add_argument("--dream-steps", type=integer(1), default=200_000, metavar="N", help="steps of training in the dream")
     program.add_argument("--model", default="image-navigation", metavar="NAME", help="a shipped model, or the path of one of your own")
     program.add_argument("--images", default="procedural", metavar="SOURCE", help="or a folder or zip of images, CelebA or any")
-    program.add_argument("--worlds", type=int, default=500, metavar="N", help="unseen worlds in which the agents are judged at the end")
-    program.add_argument("--points", type=int, default=8, metavar="N", help="points of the learning curves")
-    program.add_argument("--seed", type=int, default=0, metavar="N", help="of every random draw")
+    program.add_argument("--worlds", type=integer(1), default=500, metavar="N", help="unseen worlds in which agents are judged at the end")
+    program.add_argument("--points", type=integer(1), default=8, metavar="N", help="points of the learning curves")
+    program.add_argument("--seed", type=integer(0), default=0, metavar="N", help="of every random draw")
     program.add_argument("--plot", type=Path, default=Path("runs/train_sb3.png"), metavar="FILE", help="where the learning curves go")
     program.add_argument("--json", type=Path, metavar="FILE", help="write figures and curves here too, with seeds and versions")
     return program
@@ -236,8 +238,6 @@ def printed(name: str, of: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     args = parser().parse_args()
-    if min(args.walks, args.worlds, args.dream_steps, args.points) < 1:
-        raise SystemExit("--walks, --worlds, --dream-steps and --points must be at least 1")
     check_writable(args.json)
     check_writable(args.plot)
     torch.set_num_threads(1)  # the networks are small
@@ -285,4 +285,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(status_of(main))

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
+from traceback import walk_tb
 
 from gtmsm_env import __version__
 
@@ -43,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate = _command(commands, "evaluate", "measure a model on worlds it never saw, and draw what it imagines", "--output figures")
     evaluate.add_argument("--model", default="image-navigation", metavar="NAME", help=f"a shipped model or a path {DEFAULT}")
     evaluate.add_argument("--split", choices=("train", "validation", "test", "all"), default="test", help=f"which images {DEFAULT}")
-    evaluate.add_argument("--episodes", type=_integer(1), default=100, metavar="INT", help=f"how many worlds to dream of {DEFAULT}")
+    evaluate.add_argument("--episodes", type=integer(1), default=100, metavar="INT", help=f"how many worlds to dream of {DEFAULT}")
     evaluate.add_argument("--output", type=Path, metavar="FOLDER", help="draw figures and a video into it")
     _common(evaluate)
     return program
@@ -52,19 +53,35 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit status."""
     args = parser().parse_args(arguments)
+    return status_of(lambda: import_module(f"gtmsm_env.{args.command}").run(args))
+
+
+def status_of(command: Callable[[], int | None]) -> int:
+    """Runs a command, one of `agents/` too, and returns its exit status.
+
+    What the project refuses, and an extra that is not installed, is one message on stderr and status 1; other errors keep their traceback.
+    """
     try:
-        status: int = import_module(f"gtmsm_env.{args.command}").run(args)
-    except ModuleNotFoundError as error:
-        module = (error.name or "").partition(".")[0]
-        if module not in EXTRAS:
-            raise
-        extra = EXTRAS[module]
-        print(f"{args.command} needs {module}, which the extra {extra!r} installs: pip install 'gtmsm-env[{extra}]'", file=sys.stderr)
-        return 1
+        return command() or 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    return status
+    except (ValueError, FloatingPointError, ModuleNotFoundError) as error:
+        message = _explained(error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        return 1
+
+
+def _explained(error: Exception) -> str | None:
+    """What to tell of an error; None of one raised inside a library, which is a fault of ours and not the caller's."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        module = error.name.partition(".")[0]
+        extra = EXTRAS.get(module)
+        return f"{module} is missing, which the extra {extra!r} installs: pip install 'gtmsm-env[{extra}]'" if extra else None
+    *_, (raised_in, _) = walk_tb(error.__traceback__)
+    return str(error) if raised_in.f_globals.get("__name__", "").partition(".")[0] in ("gtmsm_env", "__main__") else None
 
 
 def _command(
@@ -85,12 +102,12 @@ def _command(
 def _common(command: argparse.ArgumentParser) -> None:
     """The arguments that every command has."""
     command.add_argument("--images", default="procedural", metavar="SOURCE", help=f"or a folder or a zip: CelebA or any images {DEFAULT}")
-    command.add_argument("--seed", type=_integer(0), default=0, metavar="INT", help=f"of every random draw {DEFAULT}")
-    command.add_argument("--device", default="cpu", metavar="NAME", help=f"where torch computes, e.g. cuda {DEFAULT}")
+    command.add_argument("--seed", type=integer(0), default=0, metavar="INT", help=f"of every random draw {DEFAULT}")
+    command.add_argument("--device", type=_device, default="cpu", metavar="NAME", help=f"where torch computes, e.g. cuda {DEFAULT}")
     command.add_argument("--json", type=Path, metavar="FILE", help="write the printed figures here too, with seeds and versions")
 
 
-def _integer(least: int) -> Callable[[str], int]:
+def integer(least: int) -> Callable[[str], int]:
     """A reader of integers from `least` upwards."""
 
     def integer(text: str) -> int:
@@ -99,6 +116,16 @@ def _integer(least: int) -> Callable[[str], int]:
         return int(text)
 
     return integer
+
+
+def _device(text: str) -> str:
+    from gtmsm_env.worlds import check_device
+
+    try:
+        check_device(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
 
 
 if __name__ == "__main__":

@@ -35,11 +35,16 @@ def open_model(model: str | GTMSM, device: str = "cpu") -> GTMSM:
     """A model by its name or path, onto a device; or one that is there already, which stays where it is. ValueError without that device."""
     if isinstance(model, GTMSM):
         return model
+    check_device(device)
+    return GTMSM.load(model, device)
+
+
+def check_device(device: str) -> None:
+    """Refuses a device that PyTorch does not know or that this machine has not. Raises ValueError."""
     try:
         torch.empty(0, device=device)
     except (AssertionError, RuntimeError) as error:
-        raise ValueError(f"A device is one that this PyTorch can use; {device!r} is not ({error}). Take device='cpu'.") from error
-    return GTMSM.load(model, device)
+        raise ValueError(f"A device is one that this PyTorch can use; {device!r} is not ({error}). Take 'cpu'.") from error
 
 
 def check_world(model: GTMSM, world: str, kwargs: Mapping[str, Any], observation: gym.Space[Any], action: gym.Space[Any]) -> None:

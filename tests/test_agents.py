@@ -21,18 +21,22 @@ def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(GTMSM, "load", lambda *arguments: exact_model())
 
 
-def run(program: str, *arguments: str, monkeypatch: pytest.MonkeyPatch, folder: str = "agents") -> None:
+def run(program: str, *arguments: str, monkeypatch: pytest.MonkeyPatch, folder: str = "agents") -> int:
+    """Runs a program and returns its exit status."""
     monkeypatch.setattr(sys, "argv", [program, *arguments])
     threads = torch.get_num_threads()
-    runpy.run_path(str(ROOT / folder / f"{program}.py"), run_name="__main__")
-    torch.set_num_threads(threads)
+    try:
+        runpy.run_path(str(ROOT / folder / f"{program}.py"), run_name="__main__")
+    except SystemExit as end:
+        return int(end.code or 0)
+    finally:
+        torch.set_num_threads(threads)
+    return 0
 
 
 @pytest.mark.parametrize("agent", ["plan_mpc", "train_sb3"])
 def test_help(agent: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
-        run(agent, "--help", monkeypatch=monkeypatch)
-    assert end.value.code == 0
+    assert run(agent, "--help", monkeypatch=monkeypatch) == 0
     told = capsys.readouterr().out
     assert "--json FILE" in told
     assert "example: python agents/" in told
@@ -43,7 +47,7 @@ def test_plan_mpc(planner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     file, video = tmp_path / "figures.json", tmp_path / "walk.mp4"
     filmed = str(video) if planner == "cem" else "none"
     small = ["--worlds", "12", "--walk-steps", "64", "--filmed", "1", "--seed", "3"]
-    run("plan_mpc", "--planner", planner, *small, "--video", filmed, "--json", str(file), monkeypatch=monkeypatch)
+    assert run("plan_mpc", "--planner", planner, *small, "--video", filmed, "--json", str(file), monkeypatch=monkeypatch) == 0
     report = json.loads(file.read_text())
     assert report["seeds"] == [3]
     assert "torch" in report["versions"]
@@ -74,9 +78,50 @@ def test_plan_mpc_without_the_video_extra(tmp_path: Path, monkeypatch: pytest.Mo
     assert not video.exists()
 
 
-def test_plan_mpc_refuses_another_world(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="trained for"):
-        run("plan_mpc", "--world-kwargs", '{"step_size": 4}', "--video", "none", monkeypatch=monkeypatch)
+@pytest.mark.parametrize(
+    ("program", "option", "value", "message"),
+    [
+        *(
+            ("plan_mpc", f"--{name}", "0", "0 is below 1")
+            for name in ("horizon", "candidates", "iterations", "walk-steps", "worlds", "filmed")
+        ),
+        ("plan_mpc", "--candidates", "-5", "-5 is below 1"),
+        ("plan_mpc", "--world-kwargs", "[1]", "a JSON object"),
+        ("plan_mpc", "--world-kwargs", "{", "invalid json_object value"),
+        *(("train_sb3", f"--{name}", "0", "0 is below 1") for name in ("walks", "walk-steps", "dream-steps", "worlds", "points")),
+        ("train_sb3", "--seed", "-1", "-1 is below 0"),
+    ],
+)
+def test_wrong_arguments(
+    program: str, option: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(program, option, value, monkeypatch=monkeypatch) == 2
+    assert f"argument {option}: " in (told := capsys.readouterr().err)
+    assert message in told
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "message"),
+    [
+        ("plan_mpc", ["--world-kwargs", '{"step_size": 4}', "--video", "none"], "trained for"),
+        ("plan_mpc", ["--images", "nowhere", "--video", "none"], "no folder of images"),
+        ("train_sb3", ["--images", "nowhere"], "no folder of images"),
+    ],
+)
+def test_refusals(
+    program: str,
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One message, no traceback."""
+    monkeypatch.chdir(tmp_path)
+    assert run(program, *arguments, monkeypatch=monkeypatch) == 1
+    *_, told = capsys.readouterr().err.splitlines()
+    assert told.startswith("error: ")
+    assert message in told
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "dqn"])

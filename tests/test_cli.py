@@ -1,14 +1,16 @@
 import argparse
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import gtmsm_env
-from gtmsm_env.__main__ import EXTRAS, main
+from gtmsm_env.__main__ import EXTRAS, main, status_of
 
 
 def install(monkeypatch: pytest.MonkeyPatch, command: str, outcome: int | BaseException) -> list[argparse.Namespace]:
@@ -57,7 +59,7 @@ def test_help_gives_defaults_and_an_example_that_runs(command: str, monkeypatch:
 def test_train_gets_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     received = install(monkeypatch, "train", 3)
     assert main("train image-navigation".split()) == 3
-    assert main("train image-navigation --seed 2 --output a/b --resume --size paper --images zip --device cuda --json f".split()) == 3
+    assert main("train image-navigation --seed 2 --output a/b --resume --size paper --images zip --device cpu:0 --json f".split()) == 3
     defaults = {
         "command": "train",
         "world": "image-navigation",
@@ -69,7 +71,7 @@ def test_train_gets_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
         "device": "cpu",
         "json": None,
     }
-    given = {"seed": 2, "output": Path("a/b"), "resume": True, "size": "paper", "images": "zip", "device": "cuda", "json": Path("f")}
+    given = {"seed": 2, "output": Path("a/b"), "resume": True, "size": "paper", "images": "zip", "device": "cpu:0", "json": Path("f")}
     assert [vars(args) for args in received] == [defaults, defaults | given]
 
 
@@ -99,6 +101,8 @@ def test_evaluate_gets_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
         ("train labyrinth", "invalid choice: 'labyrinth'"),
         ("train image-navigation --seed -1", "-1 is below 0"),
         ("train image-navigation --seed x", "invalid integer value: 'x'"),
+        ("train image-navigation --device nonsense", "--device: A device is one that this PyTorch can use; 'nonsense' is not"),
+        ("evaluate image-navigation --device cuda:99", "--device: A device is one that this PyTorch can use; 'cuda:99' is not"),
         ("evaluate image-navigation --episodes 0", "0 is below 1"),
         ("evaluate image-navigation --split tests", "invalid choice: 'tests'"),
         ("evaluate image-navigation --resume", "unrecognized arguments: --resume"),
@@ -116,6 +120,48 @@ def test_a_missing_extra_is_named(module: str, extra: str, monkeypatch: pytest.M
     install(monkeypatch, "train", ModuleNotFoundError(f"No module named {module!r}", name=module))
     assert main(["train", "image-navigation"]) == 1
     assert capsys.readouterr().err.endswith(f"pip install 'gtmsm-env[{extra}]'\n")
+
+
+def of_the_package(error: BaseException) -> Callable[[], int]:
+    """A function that raises as if it were the package's own."""
+    return written_in_the_package("raise error", error=error)
+
+
+def written_in_the_package(statement: str, **names: object) -> Callable[[], int]:
+    scope = {"__name__": "gtmsm_env.somewhere", **names}
+    exec(f"def command(): {statement}", scope)
+    command: Callable[[], int] = scope["command"]  # type: ignore[assignment]
+    return command
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), FloatingPointError("no"), ModuleNotFoundError("no: pip install 'gtmsm-env[images]'")])
+def test_what_the_package_refuses_is_one_message(error: Exception, capsys: pytest.CaptureFixture) -> None:
+    assert status_of(of_the_package(error)) == 1
+    assert capsys.readouterr().err == f"error: {error}\n"
+
+
+@pytest.mark.parametrize("error", [KeyError("no"), RuntimeError("no"), TypeError("no")])
+def test_other_errors_keep_their_traceback(error: Exception) -> None:
+    with pytest.raises(type(error)):
+        status_of(of_the_package(error))
+
+
+def test_errors_of_libraries_keep_their_traceback() -> None:
+    with pytest.raises(ValueError, match="same shape"):
+        status_of(written_in_the_package("np.stack([np.zeros(1), np.zeros(2)])", np=np))
+
+
+def test_refusals_of_real_commands(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["evaluate", "image-navigation", "--model", str(tmp_path / "none")]) == 1
+    assert "none.json cannot be read" in capsys.readouterr().err
+    assert main(["evaluate", "image-navigation", "--images", str(tmp_path / "none"), "--episodes", "1"]) == 1
+    assert "no folder of images" in capsys.readouterr().err
+    (tmp_path / "training.json").touch()
+    command = [sys.executable, "-m", "gtmsm_env", "train", "image-navigation", "--output", str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"error: {tmp_path} holds a training already")
+    assert ended.stderr.count("\n") == 1
 
 
 def test_other_missing_modules_are_not_explained_away(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -499,7 +499,7 @@ def test_render() -> None:
         ({"model": GTMSM((8, 8, 3), 5, hidden=8, world={"id": "CartPole-v1", "kwargs": {}})}, "trained for"),
         ({"model": treasure_model()}, "trained for"),
         ({"model": "no-such-model"}, "cannot be read"),
-        ({"model": "image-navigation", "device": "toaster"}, "Take device='cpu'"),
+        ({"model": "image-navigation", "device": "toaster"}, "Take 'cpu'"),
         ({"memory": "no-such-memory"}, "cannot be read"),
     ],
 )
