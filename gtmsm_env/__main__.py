@@ -17,11 +17,8 @@ DEFAULT = "(default: %(default)s)"
 # What the commands import beyond the core dependencies, and the extra that installs it.
 EXTRAS = {
     "PIL": "images",
-    "imageio": "video",
     "imageio_ffmpeg": "video",
     "matplotlib": "plot",
-    "moviepy": "video",
-    "stable_baselines3": "sb3",
     "tensorboard": "train",
     "tqdm": "train",
 }

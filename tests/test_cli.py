@@ -1,4 +1,5 @@
 import argparse
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import gtmsm_env
+import gtmsm_env.envs
 from gtmsm_env.__main__ import EXTRAS, main, status_of
 
 
@@ -176,5 +178,9 @@ def test_interruption(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     assert capsys.readouterr().err == "interrupted\n"
 
 
-def test_every_extra_named_exists() -> None:
+def test_every_extra_named_exists_and_is_imported() -> None:
     assert set(EXTRAS.values()) <= set(metadata("gtmsm-env").get_all("Provides-Extra") or [])
+    packages = (Path(package.__path__[0]) for package in (gtmsm_env, gtmsm_env.envs))
+    source = "\n".join(file.read_text() for package in packages for file in package.glob("*.py"))
+    for module in EXTRAS:
+        assert re.search(rf"^ *(import|from) (torch\.utils\.)?{module}\b", source, re.MULTILINE), module
