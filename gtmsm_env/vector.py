@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -60,17 +61,15 @@ class BatchedRows(VectorEnv[Observation, Rows, Any]):
         """These rows have got new generators: what was drawn from the old ones is void."""
 
     def reset(
-        self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
+        self, *, seed: int | Sequence[int | None] | NDArray[np.int64] | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[Observation, Info]:
-        """Begin an episode in the rows of `options["reset_mask"]`, all by default. Row i of an integer seed s is seeded s + i."""
+        """Begin an episode in the rows of `options["reset_mask"]`, all by default. Row i of one seed s is seeded s + i; or give one a row."""
         options = dict(options or {})
         rows = self._masked(options.pop("reset_mask", None))
-        if isinstance(seed, Sequence) and len(seed) != self.num_envs:
-            raise ValueError(f"a list of seeds has one entry a row, got {len(seed)} for {self.num_envs} rows")
-        if isinstance(seed, int):
-            self._np_random, self._np_random_seed = seeding.np_random(seed)  # the vector's own, for walks; rows draw from theirs
-        seeds = seed if isinstance(seed, Sequence) else [None if seed is None else seed + row for row in range(self.num_envs)]
-        given = {row: int(own) for row in rows.tolist() if (own := seeds[row]) is not None}
+        seeds = self._row_seeds(seed)
+        if seed is not None and np.ndim(seed) == 0:
+            self._np_random, self._np_random_seed = seeding.np_random(seeds[0])  # the vector's own, for walks; rows draw from theirs
+        given = {row: own for row in rows.tolist() if (own := seeds[row]) is not None}
         if not self.generators:
             self.use_generators(np.arange(self.num_envs), [seeding.np_random(given.get(row))[0] for row in range(self.num_envs)])
         elif given:
@@ -78,6 +77,20 @@ class BatchedRows(VectorEnv[Observation, Rows, Any]):
         self._begin(rows, options)
         self._ready[rows], self._ended[rows] = True, False
         return self._observation(), self._info()
+
+    def _row_seeds(self, seed: Any) -> list[int | None]:
+        """The seed of each row, by one of Python's or NumPy's integers or a sequence of them; None leaves a row its generator."""
+        if seed is None:
+            return [None] * self.num_envs
+        try:
+            if np.ndim(seed) == 0:
+                return [index(seed) + row for row in range(self.num_envs)]
+            seeds = [None if own is None else index(own) for own in seed]
+        except TypeError:
+            raise ValueError(f"a seed is an integer, or one a row, got {seed!r}") from None
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"a list of seeds has one entry a row, got {len(seeds)} for {self.num_envs} rows")
+        return seeds
 
     def use_generators(self, rows: Rows, generators: list[np.random.Generator]) -> None:
         """Draw all that happens in some rows from these generators, from their next reset on."""

@@ -298,6 +298,17 @@ def test_seeds(name: str, kwargs: dict[str, Any]) -> None:
     assert near(envs.reset(seed=5)[0], first[0])  # whatever came before
 
 
+@pytest.mark.parametrize("name", IDS)
+def test_seeds_of_any_integer_kind(name: str) -> None:
+    envs = vector(name, SHORT.get(name, {}))
+    first, _ = envs.reset(seed=5)
+    for seed in (np.int64(5), np.array(5), np.array([5, 6, 7]), (5, np.int64(6), 7), np.array([5, 6, 7], np.uint8)):
+        assert near(envs.reset(seed=seed)[0], first)
+    for wrong in (5.0, "5", np.array([5.0, 6, 7]), [5, 6], np.array([[5], [6], [7]]), np.array([5, 6])):
+        with pytest.raises(ValueError, match="seed"):
+            envs.reset(seed=wrong)
+
+
 @every
 def test_global_generators_are_left_alone(name: str, kwargs: dict[str, Any]) -> None:
     before = torch.get_rng_state(), np.random.get_state(legacy=False)  # noqa: NPY002
