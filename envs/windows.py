@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 RENDER_SIZE = 512  # pixels a side, as near as whole picture pixels allow
-GREY = 128  # obstacles
 
 Frames = NDArray[np.uint8]
 Integers = NDArray[np.int64]
@@ -52,13 +51,14 @@ def outlined(
 ) -> Frames:
     """The picture (S, S, 3) enlarged by a whole number, the window at (row, column) outlined in white and the goal in yellow.
 
-    `hatched` pixels (S, S) are crossed by grey stripes.
+    `hatched` pixels (S, S) are crossed by black and white stripes.
     """
     scale = max(1, RENDER_SIZE // len(picture))
     canvas = picture.repeat(scale, axis=0).repeat(scale, axis=1)
     if hatched is not None:
-        row, column = np.indices(canvas.shape[:2])
-        canvas[hatched.repeat(scale, axis=0).repeat(scale, axis=1) & ((row + column) % 8 < 4)] = GREY
+        stripe = np.indices(canvas.shape[:2]).sum(axis=0) % 10 // 2  # slanted, of 5 kinds: a black, a white, and three that stay clear
+        stripe[~hatched.repeat(scale, axis=0).repeat(scale, axis=1)] = 4
+        canvas[stripe == 0], canvas[stripe == 1] = 0, 255
     boxes = [(window, (255, 255, 255))] if goal is None else [(goal, (255, 214, 0)), (window, (255, 255, 255))]
     for place, colour in boxes:
         for inset, ink in ((0, (0, 0, 0)), (1, colour), (2, colour), (3, colour), (4, (0, 0, 0))):

@@ -13,6 +13,11 @@ register(
     vector_entry_point="gtmsm_env.envs.image_navigation:ImageNavigationVectorEnv",
 )
 register(
+    id="GTMSM-ObstacleGrid-v0",
+    entry_point="gtmsm_env.envs.obstacle_grid:ObstacleGridEnv",
+    vector_entry_point="gtmsm_env.envs.obstacle_grid:ObstacleGridVectorEnv",
+)
+register(
     id="GTMSM-Dream-v0",
     entry_point="gtmsm_env.dream:DreamEnv",
     vector_entry_point="gtmsm_env.dream:DreamVectorEnv",

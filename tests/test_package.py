@@ -41,7 +41,7 @@ print(*names, *{name.partition(".")[0] for name in sys.modules})
 
 
 def test_every_environment_is_registered() -> None:
-    assert IDS == ["GTMSM-Dream-v0", "GTMSM-ImageNavigation-v0"]
+    assert IDS == ["GTMSM-Dream-v0", "GTMSM-ImageNavigation-v0", "GTMSM-ObstacleGrid-v0"]
 
 
 @pytest.mark.parametrize("name", IDS)
