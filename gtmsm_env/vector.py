@@ -63,12 +63,10 @@ class BatchedRows(VectorEnv[Observation, Rows, Any]):
     def reset(
         self, *, seed: int | Sequence[int | None] | NDArray[np.int64] | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[Observation, Info]:
-        """Begin an episode in the rows of `options["reset_mask"]`, all by default. Row i of one seed s is seeded s + i; or give one a row."""
+        """Begin an episode in the rows of `options["reset_mask"]`, all by default. One seed s seeds row i with s + i; or give one a row."""
         options = dict(options or {})
         rows = self._masked(options.pop("reset_mask", None))
         seeds = self._row_seeds(seed)
-        if seed is not None and np.ndim(seed) == 0:
-            self._np_random, self._np_random_seed = seeding.np_random(seeds[0])  # the vector's own, for walks; rows draw from theirs
         given = {row: own for row in rows.tolist() if (own := seeds[row]) is not None}
         if not self.generators:
             self.use_generators(np.arange(self.num_envs), [seeding.np_random(given.get(row))[0] for row in range(self.num_envs)])
@@ -84,6 +82,7 @@ class BatchedRows(VectorEnv[Observation, Rows, Any]):
             return [None] * self.num_envs
         try:
             if np.ndim(seed) == 0:
+                self._np_random, self._np_random_seed = seeding.np_random(index(seed))  # the vector's own, for walks; rows draw from theirs
                 return [index(seed) + row for row in range(self.num_envs)]
             seeds = [None if own is None else index(own) for own in seed]
         except TypeError:
