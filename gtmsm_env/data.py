@@ -13,7 +13,7 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from gtmsm_env.exploration import exploring_actions
-from gtmsm_env.types import Belief, Walk
+from gtmsm_env.types import Belief, Walk, distinct_frames
 
 if TYPE_CHECKING:
     from gtmsm_env.model import GTMSM
@@ -102,19 +102,11 @@ class Walks:
 
 def distinct(walk: Walk) -> Walks:
     """The distinct frames of a batch of walks (W, T)."""
-    rows, steps = walk.frames.shape[:2]
-    bytes_ = walk.frames.reshape(rows, steps, -1).numpy().view(f"V{walk.frames[0, 0].numel()}").squeeze(-1)  # one value a frame
-    index = np.empty((rows, steps), np.int64)
-    firsts = []
-    for row in range(rows):
-        _, first, inverse = np.unique(bytes_[row], return_index=True, return_inverse=True)
-        order = np.argsort(first)
-        index[row] = np.argsort(order)[inverse]
-        firsts.append(first[order])
-    frames = walk.frames.new_zeros(rows, max(map(len, firsts)), *walk.frames.shape[2:])
+    firsts, index = zip(*map(distinct_frames, walk.frames), strict=True)
+    frames = walk.frames.new_zeros(len(firsts), max(map(len, firsts)), *walk.frames.shape[2:])
     for row, first in enumerate(firsts):
-        frames[row, : len(first)] = walk.frames[row, torch.from_numpy(first)]
-    return Walks(frames, torch.from_numpy(index), walk.actions)
+        frames[row, : len(first)] = walk.frames[row, first]
+    return Walks(frames, torch.stack(index), walk.actions)
 
 
 def record_walks(world_id: str, world_kwargs: dict[str, Any], walks: int, steps: int, seed: int, chunk: int = 256) -> Iterator[Walks]:

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +17,7 @@ from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.networks import Decoder, Encoder, frames_to_x, x_to_frames
 from gtmsm_env.priors import ViewsPrior, decode_places, mixture_prior
 from gtmsm_env.transitions import LinearWithWalls
-from gtmsm_env.types import Belief, GaussianMixture, Neighbours, Walk, gaussian_log_prob
+from gtmsm_env.types import Belief, GaussianMixture, Neighbours, Walk, distinct_frames, gaussian_log_prob
 
 Prior = Callable[[Tensor, SpatialMemory], GaussianMixture]
 PRETRAINED = Path(__file__).parent / "pretrained"
@@ -102,11 +101,10 @@ class GTMSM(nn.Module):
         self._check(frames)
         means, variances = [], []
         for walk in frames.reshape(-1, *frames.shape[-4:]):
-            bytes_ = walk.reshape(len(walk), -1).cpu().numpy()
-            _, first, again = np.unique(bytes_.view(f"V{bytes_.shape[1]}").squeeze(1), return_index=True, return_inverse=True)
-            mean, variance = self.encode(walk[torch.from_numpy(first)])
-            means.append(mean[torch.from_numpy(again)])
-            variances.append(variance[torch.from_numpy(again)])
+            first, index = distinct_frames(walk)
+            mean, variance = self.encode(walk[first])
+            means.append(mean[index])
+            variances.append(variance[index])
         return torch.stack(means).reshape(*frames.shape[:-3], -1), torch.stack(variances).reshape(*frames.shape[:-3], -1)
 
     @torch.no_grad()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,6 +36,17 @@ class Walk:
     def to(self, device: torch.device | str) -> Walk:
         others = (None if part is None else part.to(device) for part in (self.rewards, self.terminations, self.positions))
         return Walk(self.frames.to(device), self.actions.to(device), *others)
+
+
+def distinct_frames(frames: Tensor) -> tuple[Tensor, Tensor]:
+    """What differs among frames (T, H, W, C) uint8, byte for byte, in the order in which it was first seen.
+
+    Returns the steps at which the F distinct frames were first seen (F,), and which of these each step shows (T,), int64 on the CPU.
+    """
+    rows = frames.reshape(len(frames), -1).cpu().numpy()
+    _, first, found = np.unique(rows.view(f"V{rows.shape[1]}").squeeze(1), return_index=True, return_inverse=True)  # one value a frame
+    order = np.argsort(first)
+    return torch.from_numpy(first[order]), torch.from_numpy(np.argsort(order)[found])
 
 
 @dataclass(frozen=True)
