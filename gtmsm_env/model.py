@@ -134,6 +134,13 @@ class GTMSM(nn.Module):
         where: (*B,) bool, rows whose memory is written, all by default.
         """
         belief = self.predict(belief, action)
+        if reward is not None and bool(reward.isnan().any()):
+            raise ValueError("A reward is a number, and one given is NaN, which would be remembered. Give what the world gave or nothing.")
+        if where is not None and (where.dtype != torch.bool or where.shape != action.shape):
+            raise ValueError(
+                f"`where` says of each belief whether its memory is written: bool of shape {tuple(action.shape)}, given {where.dtype} of "
+                f"shape {tuple(where.shape)}. Leave it out to write all."
+            )
         if where is None:
             z_mean, z_variance = self.encode(frame)
         else:  # frames that are not remembered are not looked at

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,28 @@ def test_only_rows_that_are_written_remember(where: list[bool]) -> None:
         rows = slice(row, row + 1)
         close(seen[rows], everywhere[rows])
     assert torch.equal(belief.memory.count, torch.full((3,), 12))
+
+
+@pytest.mark.parametrize(
+    ("where", "given"),
+    [
+        (torch.tensor([1, 0, 1]), "int64 of shape (3,)"),
+        (torch.tensor([0, 2]), "int64 of shape (2,)"),
+        (torch.tensor([True, False]), "bool of shape (2,)"),
+        (torch.tensor(True), "bool of shape ()"),
+        (torch.ones(3, 1, dtype=torch.bool), "bool of shape (3, 1)"),
+    ],
+)
+def test_rows_that_are_no_rows(where: Tensor, given: str) -> None:
+    model, walk = small(), drawn_walk(3)
+    with pytest.raises(ValueError, match=re.escape(f"bool of shape (3,), given torch.{given}")):
+        model.observe(model.remember(walk), walk.actions[:, 0], walk.frames[:, 3], where=where)
+
+
+def test_rewards_that_are_no_numbers() -> None:
+    model, walk = small(), drawn_walk(3)
+    with pytest.raises(ValueError, match="A reward is a number"):
+        model.observe(model.remember(walk), walk.actions[:, 0], walk.frames[:, 3], torch.tensor([0.0, torch.nan, 1.0]))
 
 
 def test_the_filter_is_equation_3() -> None:
