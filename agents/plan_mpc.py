@@ -37,7 +37,7 @@ from gtmsm_env.metrics import bootstrap, success_by_path_length, wilson
 from gtmsm_env.model import GTMSM
 from gtmsm_env.planning import METHODS, Objective, Plan, Planner, goal_states, greedy, reach
 from gtmsm_env.report import check_writable, table, write_json
-from gtmsm_env.types import Belief
+from gtmsm_env.types import WITHIN, Belief
 from gtmsm_env.video import missing, write_video
 from gtmsm_env.worlds import check_world, places
 
@@ -123,7 +123,7 @@ def film(make: Callable[..., VectorEnv[Any, Any, Any]], model: GTMSM, planner: P
     remembered, size = model.recall(episode.walked), len(pictures[0])
     for t in [*range(0, count, 6), count - 1]:
         seen = enlarge(model.decode(states[None, t : t + 1], remembered)[0, 0].numpy(), size // model.frame_shape[0])
-        known = SpatialMemory(states[: t + 1], states[: t + 1], {}).distinct(model.step_length / 2)
+        known = SpatialMemory(states[: t + 1], states[: t + 1], {}).distinct(WITHIN * model.step_length)
         world_map = map_of_places(known, states[: t + 1], None, size, axes=axes)
         panels = [pictures[t], seen, world_map]
         yield side_by_side(panels, [f"the world: exploring, step {t + 1} of {count}", "what it sees and remembers", "the map it infers"])

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gtmsm_env.data import record
 from gtmsm_env.model import GTMSM
-from gtmsm_env.types import Belief
+from gtmsm_env.types import WITHIN, Belief
 from gtmsm_env.vector import BatchedRows, Flags, Info, Observation, Rows
 from gtmsm_env.worlds import REWALKS, WorldsAhead, check_world, has_goals, index, open_model, places, stand
 
@@ -26,7 +26,6 @@ Shown = Literal["frame", "belief", "state"]
 """What is observed: the world's own entries; these and the belief's; the belief's alone, for which a dream decodes nothing."""
 
 FAR = 1e6  # steps; no walk is that long
-WITHIN = 0.5  # steps; the one tolerance of being at a place
 
 
 def shown_space(world: spaces.Dict, model: GTMSM, observation: Shown) -> spaces.Dict:

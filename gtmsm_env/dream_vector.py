@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gtmsm_env import drawing
-from gtmsm_env.belief import WITHIN, Shown, entries, shown_space
+from gtmsm_env.belief import Shown, entries, shown_space
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
 from gtmsm_env.networks import x_to_frames
-from gtmsm_env.types import Belief
+from gtmsm_env.types import WITHIN, Belief
 from gtmsm_env.vector import BatchedRows, Flags, Info, Observation, Rows
 from gtmsm_env.worlds import (
     WorldsAhead,

@@ -17,7 +17,7 @@ from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.networks import Decoder, Encoder, frames_to_x, x_to_frames
 from gtmsm_env.priors import ViewsPrior, decode_places, mixture_prior
 from gtmsm_env.transitions import LinearWithWalls
-from gtmsm_env.types import Belief, GaussianMixture, Neighbours, Walk, distinct_frames, gaussian_log_prob
+from gtmsm_env.types import WITHIN, Belief, GaussianMixture, Neighbours, Walk, distinct_frames, gaussian_log_prob
 
 Prior = Callable[[Tensor, SpatialMemory], GaussianMixture]
 PRETRAINED = Path(__file__).parent / "pretrained"
@@ -192,7 +192,7 @@ class GTMSM(nn.Module):
         """
         if self.views is None or "view" in memory.values:
             return memory
-        return decode_places(memory, self.decoder, self.step_length / 2, self.views.K)
+        return decode_places(memory, self.decoder, WITHIN * self.step_length, self.views.K)
 
     def prior(self, s: Tensor, memory: SpatialMemory) -> GaussianMixture:
         """p(z | s, M): s (*B, *Q, n) in a memory of batch shape (*B,) -> a mixture of shape (*B, *Q)."""

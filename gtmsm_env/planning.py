@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gtmsm_env.memory import SpatialMemory
-from gtmsm_env.types import Belief
+from gtmsm_env.types import WITHIN, Belief
 from gtmsm_env.worlds import alike, used
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def reach(goals: Tensor, step_length: float) -> Objective:
     def returns(states: Tensor) -> Tensor:
         distance = (states[..., None, :] - goals[:, None, None]).square().sum(dim=-1).amin(dim=-1).sqrt() / step_length  # (B, C, T)
         step = torch.arange(1, distance.shape[-1] + 1, device=distance.device)
-        arrival = torch.where(distance <= 0.5, step, torch.inf).amin(dim=-1)
+        arrival = torch.where(distance <= WITHIN, step, torch.inf).amin(dim=-1)
         return -arrival.minimum(step[-1] + distance[..., -1])
 
     return returns

@@ -15,6 +15,9 @@ from torch import Tensor
 if TYPE_CHECKING:
     from gtmsm_env.memory import SpatialMemory
 
+WITHIN = 0.5
+"""Steps; the one tolerance of being at a place. Times `GTMSM.step_length` it is in the model's own unit."""
+
 
 @dataclass(frozen=True)
 class Walk:

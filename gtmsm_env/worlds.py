@@ -19,7 +19,7 @@ from gtmsm_env.data import record
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
 from gtmsm_env.priors import decode_places
-from gtmsm_env.types import Belief
+from gtmsm_env.types import WITHIN, Belief
 from gtmsm_env.vector import Rows
 
 ANYWHERE = {"num_envs", "vectorization_mode", "autoreset_mode", "max_episode_steps", "render_mode", "task", "horizon"}
@@ -111,7 +111,7 @@ def check_memory(model: GTMSM, memory: SpatialMemory) -> None:
 def places(model: GTMSM, memory: SpatialMemory, views: bool = False) -> SpatialMemory:
     """The distinct places of a memory, which is all that a dream asks of it; with their decoded views where frames will be shown."""
     check_memory(model, memory)
-    K, radius = neighbours(model), model.step_length / 2
+    K, radius = neighbours(model), WITHIN * model.step_length
     return decode_places(memory, model.decoder, radius, K) if views else memory.distinct(radius, at_least=K)
 
 
