@@ -15,7 +15,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -39,7 +39,7 @@ from gtmsm_env.planning import METHODS, Objective, Plan, Planner, goal_states, g
 from gtmsm_env.report import check_writable, table, write_json
 from gtmsm_env.types import WITHIN, Belief
 from gtmsm_env.video import missing, write_video
-from gtmsm_env.worlds import check_world, places
+from gtmsm_env.worlds import check_world, keep_places
 
 Agent = Callable[[Belief, Objective, torch.Generator, Plan | None], Plan]
 
@@ -67,7 +67,7 @@ def play(world: VectorEnv[Any, Any, Any], model: GTMSM, agent: Agent, walk_steps
     observation, _ = world.reset(options={"phase": "task", "world": "same"})
     truth: Any = world.unwrapped
     shortest = truth.steps_to_goal()  # for the figures only
-    belief = replace(belief, memory=places(model, walked))
+    belief = keep_places(model, belief)
     goals = goal_states(model, torch.from_numpy(observation["goal"]), belief.memory)  # (N, G, n)
 
     going = np.arange(world.num_envs)  # rows that have not arrived

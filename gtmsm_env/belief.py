@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 import gymnasium as gym
@@ -11,16 +13,15 @@ import torch
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from gymnasium.utils import RecordConstructorArgs, seeding
-from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gtmsm_env.data import record
 from gtmsm_env.model import GTMSM
 from gtmsm_env.types import WITHIN, Belief
 from gtmsm_env.vector import BatchedRows, Flags, Info, Observation, Rows
-from gtmsm_env.worlds import REWALKS, WorldsAhead, check_world, has_goals, index, open_model, places, stand
+from gtmsm_env.worlds import WorldsAhead, check_world, index, keep_places, open_model, stand
 
 Shown = Literal["frame", "belief", "state"]
 """What is observed: the world's own entries; these and the belief's; the belief's alone, for which a dream decodes nothing."""
@@ -121,6 +122,8 @@ class BeliefWrapper(gym.Wrapper[Observation, Any, Observation, Any], RecordConst
         self.walk_steps, self.episodes_per_walk = walk_steps, episodes_per_walk
         self._goals = "goal" in env.observation_space.spaces
         self._step_length = self.model.step_length
+        alone = SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.DISABLED)
+        self._ahead = WorldsAhead(alone, self.model, walk_steps, partial(keep_places, self.model), self._goals)
         self._generator: np.random.Generator | None = None
         self._left = self._paid = 0
 
@@ -133,13 +136,14 @@ class BeliefWrapper(gym.Wrapper[Observation, Any, Observation, Any], RecordConst
             self._generator = seeding.np_random(seed)[0]
             self._left = self._paid = 0
         if self._left == 0:
-            self._home = self._now = self._walk(self._generator)
+            walked, _, _ = self._ahead.next(np.zeros(1, np.int64), [self._generator])
+            self._home = self._now = walked[torch.tensor(0)]
             self._left = self.episodes_per_walk or np.iinfo(np.int64).max
             self._paid += self.walk_steps - 1
         self._left -= 1
         observation, info = self.env.reset(options={**(options or {}), "phase": "task", "world": "same"})
         _check_same_world(info.get("phase") != "task", "phase" in info, info.get("world_steps", -1), self.walk_steps - 1)
-        self._now = Belief(self._home.mean, self._home.variance, self._home.displacement, self._now.memory)
+        self._now = replace(self._home, memory=self._now.memory)
         self._goal = None
         if self._goals:
             self._goal = self.model.locate(self._tensor(observation["goal"]), self._now.memory).s_mean[0]
@@ -157,18 +161,6 @@ class BeliefWrapper(gym.Wrapper[Observation, Any, Observation, Any], RecordConst
         tensors = (self._tensor(value) for value in (action, observation["frame"], np.float32(reward), terminated, True))
         self._now, self._novelty = track(self.model, self._now, *tensors)
         return self._shown(observation), float(reward), terminated, truncated, {**info, "world_steps": self._paid}
-
-    def _walk(self, generator: np.random.Generator) -> Belief:
-        for _ in range(REWALKS):
-            seed = int(generator.integers(2**31))
-            walked = record(self.env, self.walk_steps, np.random.default_rng([seed, 1]), seed)
-            belief = self.model.remember(walked.to(self.model.transition.W_a.device))
-            belief = Belief(belief.mean, belief.variance, belief.displacement, places(self.model, belief.memory))
-            if has_goals(belief.memory) or not self._goals:
-                return belief
-        raise ValueError(
-            f"On {REWALKS} walks of {self.walk_steps} frames everything looked the same, so there is no goal. Give other worlds."
-        )
 
     def _tensor(self, value: Any) -> Tensor:
         return torch.as_tensor(np.asarray(value), device=self.model.transition.W_a.device)
@@ -241,7 +233,8 @@ class VectorBeliefWrapper(BatchedRows, VectorWrapper[Observation, Rows, Observat
         self._goals = "goal" in env.single_observation_space.spaces
         self._step_length = self.model.step_length
         self._walkers = gym.make_vec(env.spec)
-        self._ahead = WorldsAhead(self._walkers, self.model, walk_steps, self._snapshot, self._goals, keep=self._walked_rows)
+        snapshot = partial(keep_places, self.model)
+        self._ahead = WorldsAhead(self._walkers, self.model, walk_steps, snapshot, self._goals, keep=self._walked_rows)
         self._left = np.zeros(env.num_envs, np.int64)
         self._paid = np.zeros(env.num_envs, np.int64)
 
@@ -261,9 +254,6 @@ class VectorBeliefWrapper(BatchedRows, VectorWrapper[Observation, Rows, Observat
     def _walked_rows(self, rows: Rows) -> list[Any]:
         walkers: Any = self._walkers.unwrapped
         return [walkers.save_rows(np.array([row])) for row in rows]
-
-    def _snapshot(self, belief: Belief) -> Belief:
-        return Belief(belief.mean, belief.variance, belief.displacement, places(self.model, belief.memory))
 
     def _seeded(self, rows: Rows) -> None:
         self._ahead.forget(rows)

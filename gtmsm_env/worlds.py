@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,11 @@ def places(model: GTMSM, memory: SpatialMemory, views: bool = False) -> SpatialM
     check_memory(model, memory)
     K, radius = neighbours(model), WITHIN * model.step_length
     return decode_places(memory, model.decoder, radius, K) if views else memory.distinct(radius, at_least=K)
+
+
+def keep_places(model: GTMSM, belief: Belief) -> Belief:
+    """A belief that remembers its distinct places alone."""
+    return replace(belief, memory=places(model, belief.memory))
 
 
 def used(memory: SpatialMemory) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -12,14 +13,9 @@ from exact import exact_model
 from treasure import ID, Treasure, treasure_model, walk_by_hand
 
 from gtmsm_env.model import GTMSM
-from gtmsm_env.types import Belief
-from gtmsm_env.worlds import WorldsAhead, check_world, newest_rewards, places, used
+from gtmsm_env.worlds import WorldsAhead, check_world, keep_places, newest_rewards, places, used
 
 MODEL = treasure_model()
-
-
-def snapshot(belief: Belief) -> Belief:
-    return Belief(belief.mean, belief.variance, belief.displacement, places(MODEL, belief.memory))
 
 
 def ahead(rows: int, goals: bool = False, world: Any = Treasure) -> tuple[WorldsAhead, list[list[int]]]:
@@ -31,7 +27,7 @@ def ahead(rows: int, goals: bool = False, world: Any = Treasure) -> tuple[Worlds
         return [f"row {row} of bulk {len(bulks)}" for row in some]
 
     worlds = gym.vector.SyncVectorEnv([world] * rows)
-    return WorldsAhead(worlds, MODEL, 30, snapshot, goals, keep), bulks
+    return WorldsAhead(worlds, MODEL, 30, partial(keep_places, MODEL), goals, keep), bulks
 
 
 def generators(rows: int) -> list[np.random.Generator]:
