@@ -55,6 +55,8 @@ class DreamVectorEnv(BatchedRows):
 
     _home: Belief  # where each row's walk ended, and the places it remembers
     _now: Belief
+    _searched: Belief | None = None  # what the novelty in `_found` is of
+    _found: Tensor  # (N,)
     _goal: Tensor  # (N, n)
     _goal_like: Tensor  # (N, places) bool, those that look as the goal does
     _goal_frame: NDArray[np.uint8] | None  # (N, H, W, C), where frames are shown
@@ -120,6 +122,7 @@ class DreamVectorEnv(BatchedRows):
         self._left = np.zeros(num_envs, np.int64)  # resets until another world is walked
         self._paid = np.zeros(num_envs, np.int64)
         self._steps = np.zeros(num_envs, np.int64)
+        self._places = np.zeros(num_envs, np.int64)  # the first entries of each memory, which are distinct; others fill up for the prior
         self._drawn: list[np.random.Generator] = [np.random.default_rng(0)] * num_envs  # what is left of each world's random numbers
         self._pictures: list[NDArray[np.uint8] | None] = [None] * num_envs  # each world as its walk ended
         self._paths: list[list[Tensor]] = [[] for _ in range(num_envs)]  # imagined states of the episode, to be drawn
@@ -195,7 +198,7 @@ class DreamVectorEnv(BatchedRows):
         if state is not None:
             at = replace(at, mean=self._state_option("state", state)[which])
         elif self.start == "remembered":
-            entry = [int(self._drawn[row].integers(int(count))) for row, count in zip(rows, at.memory.count, strict=True)]
+            entry = [int(self._drawn[row].integers(self._places[row])) for row in rows]
             at = replace(at, mean=at.memory.s_mean[torch.arange(len(rows)), torch.tensor(entry)])
         self._now = stand(self._now, which, at)
         if self.task == "goal":
@@ -225,6 +228,7 @@ class DreamVectorEnv(BatchedRows):
         else:
             self._home = self._home.put(index(new, entered), entered)
             self._now = replace(self._now, memory=self._home.memory)
+        self._places[new] = entered.memory.distinct(WITHIN * self._step_length).count.cpu().numpy()
         resets = self.episodes_per_walk if isinstance(self._source, WorldsAhead) else None
         self._left[new] = resets or np.iinfo(np.int64).max
 
@@ -238,7 +242,7 @@ class DreamVectorEnv(BatchedRows):
             close = memory.read(s, min(CLOSE, int(memory.count.min())))
             for z_k, distance in zip(close.z_mean.unbind(1), close.distance.unbind(1), strict=True):
                 at_start = at_start | (alike(z, z_k[:, None]) & (distance <= radius)[:, None])
-            allowed = (used(memory) & ~at_start).cpu().numpy()
+            allowed = ~at_start.cpu().numpy() & (np.arange(near.shape[1]) < self._places[rows, None])
             chosen = torch.tensor([self._draw(row, choices) for row, choices in zip(rows, allowed, strict=True)])
             each = torch.arange(len(rows))
             goal_state, like = memory.s_mean[each, chosen], alike(z, z[each, chosen][:, None])
@@ -329,7 +333,7 @@ class DreamVectorEnv(BatchedRows):
             shown |= entries(
                 self._now.mean,
                 self._goal if self.task == "goal" else None,
-                self.model.novelty(self._now.mean, self._now.memory),
+                self._novelty(),
                 self._step_length,
             )
         return shown
@@ -337,8 +341,14 @@ class DreamVectorEnv(BatchedRows):
     def _info(self) -> Info:
         told: dict[str, NDArray[Any]] = {"world_steps": self._paid.copy()}
         if self.novelty:
-            told["novelty"] = self.model.novelty(self._now.mean, self._now.memory).cpu().numpy()
+            told["novelty"] = self._novelty().cpu().numpy().copy()
         return self._told(**told)
+
+    def _novelty(self) -> Tensor:
+        """How far each row is from anything it remembers, in steps (N,); asked of the memory once, whoever tells it."""
+        if self._searched is not self._now:
+            self._searched, self._found = self._now, self.model.novelty(self._now.mean, self._now.memory)
+        return self._found
 
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:
         """Every row's dream drawn large; view "all" adds its world as the walk ended, the goal and a map. None without a render_mode."""

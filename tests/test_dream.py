@@ -288,6 +288,20 @@ def test_start_anywhere_remembered() -> None:
     assert len(spots) > 2
 
 
+def test_places_are_drawn_alike_where_others_fill_up_a_small_memory() -> None:
+    """Three places and a prior that reads six entries: starts and goals are drawn from the three."""
+    model = exact_model()
+    model.K = 6
+    frames = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8))
+    belief = model.remember(Walk(frames[[0, 0, 0, 0, 1, 2]], torch.tensor([4, 4, 4, 3, 3])))
+    env = dreams(900, model=model, belief=belief, start="remembered", observation="state")
+    observation, _ = env.reset(seed=0)
+    assert len(env.belief.memory) == 6
+    drawn = np.zeros((3, 3), int)
+    np.add.at(drawn, (observation["state"][:, 1].astype(int), observation["goal_state"][:, 1].astype(int)), 1)
+    assert (np.abs(drawn - 150 * (1 - np.eye(3))) < 40).all()  # 6 pairs, each of deviation 11
+
+
 def test_goals_are_elsewhere_and_look_different() -> None:
     env = dreams(32, observation="belief", episodes_per_walk=None)
     env.reset(seed=0)
@@ -439,6 +453,20 @@ def test_spaces_are_the_worlds() -> None:
     assert added == world().observation_space
     assert dream(observation="state").observation_space == world(observation="state").observation_space
     assert set(world(observation="state").observation_space) == {"state", "goal_state", "novelty"}  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("shown", ["frame", "belief", "state"])
+def test_novelty_is_searched_once_a_step(shown: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    env = dreams(3, observation=shown, novelty=True, horizon=3, autoreset_mode="SameStep")
+    env.reset(seed=0)
+    asked: list[Any] = []
+    novelty = env.model.novelty
+    monkeypatch.setattr(env.model, "novelty", lambda *of: asked.append(of) or novelty(*of))
+    for step in range(1, 4):
+        observation, *_, info = env.step(np.array([0, 1, 4]))
+        assert len(asked) == step + (step == 3)  # what ends an episode, and what begins the next
+        if "novelty" in observation:
+            assert np.array_equal(observation["novelty"][:, 0], info["novelty"])
 
 
 def test_novelty_is_told_when_asked() -> None:
