@@ -13,33 +13,19 @@ import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 from photographs import write_tiles
 
-from gtmsm_env.envs.image_navigation import ACTIONS, MOVES
+from gtmsm_env.data import record
 from gtmsm_env.envs.images import open_images
 from gtmsm_env.envs.windows import crops
-from gtmsm_env.exploration import exploring_actions
 from gtmsm_env.report import Cell, check_writable, table, write_json
+from gtmsm_env.trials import psnr
 
 COMPONENTS = (16, 64, 96)
 WALK, AFTER = 256, 256
-
-
-def psnr(squared_error: float) -> float:
-    return float(-10 * np.log10(squared_error))
-
-
-def walked_places(walks: int, steps: int, side: int, seed: int) -> NDArray[np.int64]:
-    """Numbers of the places (walks, steps + 1) of exploring walks from the centre."""
-    actions = exploring_actions(np.random.default_rng(seed), walks, steps, len(ACTIONS))
-    place = np.full((walks, 2), side // 2)
-    places = [place]
-    for step in range(steps):
-        place = np.clip(place + MOVES[actions[:, step]], 0, side - 1)
-        places.append(place)
-    return np.stack(places, axis=1) @ np.array([side, 1])
 
 
 def difficulty(train: NDArray[np.uint8], test: NDArray[np.uint8], seed: int = 0) -> dict[str, float]:
@@ -55,7 +41,10 @@ def difficulty(train: NDArray[np.uint8], test: NDArray[np.uint8], seed: int = 0)
     for k in COMPONENTS:
         left = centred - centred @ axes[:, :k] @ axes[:, :k].T
         figures[f"PCA-{k}"] = psnr(float(np.square(left, dtype=np.float64).mean()))
-    places = walked_places(n, WALK + AFTER - 1, side, seed)
+    worlds = gym.make_vec("GTMSM-ImageNavigation-v0", num_envs=n, task=None)  # where a walk leads depends on no picture
+    positions = record(worlds, WALK + AFTER, np.random.default_rng(seed), seed).positions
+    assert positions is not None
+    places = positions.numpy() @ np.array([side, 1])
     copied, averaged, visited = [], [], []
     for view, place in zip(views, places, strict=True):
         past, later = view[place[:WALK]], view[place[WALK:]]
