@@ -22,7 +22,7 @@ OBSTACLES = (1, 2)
 an obstacle, and who counts moves and knows the edges alone is then 1.1 steps off (always one: 10.1 and 1.0; always two: 18.9 and 1.3)."""
 
 GREY = 128  # of obstacles that can be seen
-LAYOUTS = 1000  # drawn for a world before it is given up
+LAYOUTS = 300  # drawn for a world before it is given up; 10^-14 is the chance of that where one in ten would do
 SLIPS = 128  # numbers that a row draws at a time to know which of its moves slip
 
 
