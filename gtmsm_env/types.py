@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -86,9 +86,6 @@ class Belief:
     def __getitem__(self, rows: Tensor | slice) -> Belief:
         """Some rows of the first batch axis (a mask, indices or a slice)."""
         return Belief(self.mean[rows], self.variance[rows], self.displacement[rows], self.memory[rows])
-
-    def detach(self) -> Belief:
-        return replace(self, mean=self.mean.detach(), variance=self.variance.detach(), displacement=self.displacement.detach())
 
     def put(self, rows: Tensor, other: Belief) -> Belief:
         """This belief with some rows of the first batch axis taken, in order, from `other`.

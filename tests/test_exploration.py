@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from gtmsm_env.envs.image_navigation import MOVES
-from gtmsm_env.exploration import RATE, PoissonExplorer, exploring_actions
+from gtmsm_env.exploration import RATE, exploring_actions
 
 
 def generators(count: int) -> list[np.random.Generator]:
@@ -36,14 +36,6 @@ def test_each_row_is_the_definition(rate: float) -> None:
         assert actions[row].tolist() == slow_actions(generator, 200, 5, rate)
 
 
-@pytest.mark.parametrize("shared", [True, False])
-def test_a_walk_at_once_equals_a_walk_step_by_step(shared: bool) -> None:
-    first, second = (np.random.default_rng(7), np.random.default_rng(7)) if shared else (generators(3), generators(3))
-    explorer = PoissonExplorer(3, 4, first)
-    stepwise = np.stack([explorer.act() for _ in range(50)], axis=1)
-    assert np.array_equal(stepwise, exploring_actions(second, 3, 50, 4))
-
-
 def test_repeats_are_poisson_and_actions_uniform() -> None:
     actions = exploring_actions(np.random.default_rng(0), 400, 500, 5, rate=1.5)
     same = (actions[:, 1:] == actions[:, :-1]).mean()
@@ -65,24 +57,16 @@ def test_the_default_rate_gives_the_calibrations_coverage() -> None:
     assert 0.735 < np.take_along_axis(been, number[:, 256:], axis=1).mean() < 0.755
 
 
-def test_returned_actions_are_the_callers() -> None:
-    explorer, untouched = PoissonExplorer(2, 5, np.random.default_rng(0)), PoissonExplorer(2, 5, np.random.default_rng(0))
-    for _ in range(20):
-        action = explorer.act()
-        assert np.array_equal(action, untouched.act())
-        action[:] = 99
-
-
 @pytest.mark.parametrize(
     ("arguments", "rate", "message"),
     [
-        ((0, 5, np.random.default_rng(0)), 1.0, "at least one row"),
-        ((2, 0, np.random.default_rng(0)), 1.0, "one action"),
-        ((2, 5, np.random.default_rng(0)), -1.0, "rate"),
-        ((2, 5, np.random.default_rng(0)), float("nan"), "rate"),
-        ((3, 5, generators(2)), 1.0, "one generator per row"),
+        ((np.random.default_rng(0), 0, 9, 5), 1.0, "at least one row"),
+        ((np.random.default_rng(0), 2, 9, 0), 1.0, "one action"),
+        ((np.random.default_rng(0), 2, 9, 5), -1.0, "rate"),
+        ((np.random.default_rng(0), 2, 9, 5), float("nan"), "rate"),
+        ((generators(2), 3, 9, 5), 1.0, "one generator per row"),
     ],
 )
 def test_bad_arguments(arguments: tuple, rate: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        PoissonExplorer(*arguments, rate=rate)
+        exploring_actions(*arguments, rate=rate)

@@ -140,12 +140,3 @@ def test_rows_put_into_a_belief(rows: Tensor) -> None:
             expected = tensors(other)[name][numbers.index(row)] if row in numbers else before[name][row]
             assert torch.equal(part[row], expected), name
         assert torch.equal(tensors(mine)[name], before[name])
-
-
-def test_a_detached_belief_carries_no_gradient_of_the_state() -> None:
-    whole = belief(2, 0)
-    moving = Belief(whole.mean.requires_grad_() * 2, whole.variance.requires_grad_() * 2, whole.displacement.requires_grad_(), whole.memory)
-    detached = moving.detach()
-    assert not any(x.requires_grad for x in (detached.mean, detached.variance, detached.displacement))
-    assert torch.equal(detached.mean, moving.mean)
-    assert detached.memory is moving.memory
