@@ -1,4 +1,4 @@
-"""The agents and the benchmark of planning run, small, on a model with a closed form, whose dream is right."""
+"""The agents and the benchmarks of speed run, small, on a model with a closed form, whose dream is right."""
 
 import json
 import runpy
@@ -157,3 +157,14 @@ def test_planning_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     for of in figures.values():
         assert of["ratio"] == pytest.approx(of["decision_ms"] / of["rollouts_ms"])
     assert "rollouts alone" in capsys.readouterr().out
+
+
+def test_world_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "speed.json"
+    run("world_speed", "--rows", "1", "3", "--seconds", "0.001", "--json", str(file), monkeypatch=monkeypatch, folder="benchmarks")
+    figures = json.loads(file.read_text())["figures"]
+    assert figures["pictures_a_second"] > 0
+    assert [(of["rows"], of["mode"]) for of in figures["env_steps_a_second"]] == [(n, m) for n in (1, 3) for m in ("free", "walk", "task")]
+    for of in figures["env_steps_a_second"]:
+        assert of["ratio"] == pytest.approx(of["batched"] / of["SyncVectorEnv"])
+    assert "procedural pictures" in capsys.readouterr().out
