@@ -37,7 +37,6 @@ from gtmsm_env.trials import (
     HORIZON,
     MEAN,
     TAU,
-    Frames,
     Trials,
     fidelity,
     fidelity_tables,
@@ -48,6 +47,7 @@ from gtmsm_env.trials import (
     record_trials,
 )
 from gtmsm_env.types import Walk
+from gtmsm_env.vector import Frames
 
 # From this share of the time on: steps seen, and the most that are imagined; how many is drawn for each batch, log-uniformly from 16.
 STAGES = ((0.0, 16, 16), (0.2, 48, 64), (0.45, 128, 128), (0.7, 256, 256))

@@ -10,8 +10,8 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from gtmsm_env.envs.image_navigation_vector import ACTIONS, MOVES, ImageNavigationVectorEnv
-from gtmsm_env.envs.windows import Frames, Integers, crops
-from gtmsm_env.vector import Info, Observation, row_0
+from gtmsm_env.envs.windows import Integers, crops
+from gtmsm_env.vector import Frames, Info, Observation, row_0
 
 __all__ = ["ACTIONS", "MOVES", "ImageNavigationEnv", "ImageNavigationVectorEnv", "crops"]
 

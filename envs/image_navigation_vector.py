@@ -16,8 +16,8 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from gtmsm_env.envs.images import open_images
-from gtmsm_env.envs.windows import Flags, Frames, Integers, crops, outlined, pixels_of, places_a_side, same_frame
-from gtmsm_env.vector import BatchedRows, Info, Observation
+from gtmsm_env.envs.windows import Integers, crops, outlined, pixels_of, places_a_side, same_frame
+from gtmsm_env.vector import BatchedRows, Flags, Frames, Info, Observation
 
 ACTIONS = ("up", "down", "left", "right", "stay")
 MOVES = np.array([[-1, 0], [1, 0], [0, -1], [0, 1], [0, 0]])  # (row, column) of each action

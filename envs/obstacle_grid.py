@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from gtmsm_env.envs.image_navigation import ImageNavigationEnv
 from gtmsm_env.envs.image_navigation_vector import ACTIONS, ImageNavigationVectorEnv
-from gtmsm_env.envs.windows import Flags, Integers, pixels_of
-from gtmsm_env.vector import Info
+from gtmsm_env.envs.windows import Integers, pixels_of
+from gtmsm_env.vector import Flags, Info
 
 OBSTACLES = (1, 2)
 """As hard as the project's calibration. Of the exploring policy's first 255 steps from the centre of 9 x 9 places, 14.6 in the mean end at

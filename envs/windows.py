@@ -7,11 +7,11 @@ from math import gcd
 import numpy as np
 from numpy.typing import NDArray
 
+from gtmsm_env.vector import Flags, Frames
+
 RENDER_SIZE = 512  # pixels a side, as near as whole picture pixels allow
 
-Frames = NDArray[np.uint8]
 Integers = NDArray[np.int64]
-Flags = NDArray[np.bool_]
 
 
 def places_a_side(image_size: int, crop_size: int, step_size: int) -> int:

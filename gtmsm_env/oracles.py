@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gtmsm_env.envs.windows import Flags, Frames, Integers, crops
+from gtmsm_env.envs.windows import Integers, crops
+from gtmsm_env.vector import Flags, Frames
 
 
 def places_seen(frames: Frames, positions: Integers, side: int) -> tuple[Frames, Flags]:

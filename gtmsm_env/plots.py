@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from gtmsm_env.drawing import Picture, map_of_places, side_by_side
 from gtmsm_env.envs.windows import outlined
+from gtmsm_env.vector import Flags, Floats
 
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#2166ac", "#e08214", "#1b7837", "#c51b3c", "#762a83", "#8c8c8c"
 STYLE: Any = {
@@ -39,8 +40,6 @@ STYLE: Any = {
     "savefig.dpi": 200,
     "figure.facecolor": "white",
 }
-Floats = NDArray[np.float64]
-Flags = NDArray[np.bool_]
 
 
 def save(figure: Figure, file: Path) -> None:

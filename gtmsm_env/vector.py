@@ -18,6 +18,8 @@ Observation = dict[str, NDArray[Any]]
 Info = dict[str, Any]
 Rows = NDArray[np.int64]
 Flags = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+Frames = NDArray[np.uint8]
 
 
 def row_0(observation: Observation, info: Info) -> tuple[Observation, Info]:
