@@ -1,6 +1,6 @@
-"""Environment steps a second of image navigation, beside Gymnasium's SyncVectorEnv of the same scalar world.
+"""Environment steps a second of a world, beside Gymnasium's SyncVectorEnv of the same scalar world.
 
-    python benchmarks/world_speed.py [--rows 1 64 1024] [--seconds 2] [--json FILE]
+    python benchmarks/world_speed.py [--world ID] [--rows 1 64 1024] [--seconds 2] [--json FILE]
 
 Random actions. "free": task=None and no horizon, so nothing ever ends. "walk": the walk phase of the goal task. "task": the goal task
 as made by default, with next-step autoreset, each new world painted or taken from the source's cache. Each figure is the best of three.
@@ -21,7 +21,6 @@ import gtmsm_env  # noqa: F401  registers the world
 from gtmsm_env.envs.procedural import paint
 from gtmsm_env.report import check_writable, table, write_json
 
-WORLD = "GTMSM-ImageNavigation-v0"
 MODES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # arguments of the world, options of its reset
     "free": ({"task": None, "horizon": None}, {}),
     "walk": ({}, {"phase": "walk"}),
@@ -56,6 +55,7 @@ def pictures_a_second(count: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--world", default="GTMSM-ImageNavigation-v0", metavar="ID", help="GTMSM-ObstacleGrid-v0, for example")
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 64, 1024], help="numbers of environments")
     parser.add_argument("--seconds", type=float, default=2, help="time for each figure")
     parser.add_argument("--seed", type=int, default=0)
@@ -65,21 +65,21 @@ def main() -> None:
     figures = []
     for rows in arguments.rows:
         for mode, (kwargs, options) in MODES.items():
-            batched = steps_a_second(gym.make_vec(WORLD, num_envs=rows, **kwargs), options, arguments.seconds, arguments.seed)
-            scalar = SyncVectorEnv([lambda kwargs=kwargs: gym.make(WORLD, **kwargs).unwrapped] * rows)  # type: ignore[misc]
+            batched = steps_a_second(gym.make_vec(arguments.world, num_envs=rows, **kwargs), options, arguments.seconds, arguments.seed)
+            scalar = SyncVectorEnv([lambda kwargs=kwargs: gym.make(arguments.world, **kwargs).unwrapped] * rows)  # type: ignore[misc]
             one_by_one = steps_a_second(scalar, options, arguments.seconds, arguments.seed)
             figures.append({"rows": rows, "mode": mode, "batched": batched, "SyncVectorEnv": one_by_one, "ratio": batched / one_by_one})
     print(
         table(
             ["mode", "rows", "batched", "SyncVectorEnv", "ratio"],
             [[f["mode"], f["rows"], f"{f['batched']:,.0f}", f"{f['SyncVectorEnv']:,.0f}", f["ratio"]] for f in figures],
-            "environment steps a second",
+            f"environment steps a second of {arguments.world}",
         )
     )
     painted = pictures_a_second(500)
     print(f"{painted:,.0f} procedural pictures of 32 x 32 pixels a second of one core")
     if arguments.json:
-        write_json(arguments.json, {"pictures_a_second": painted, "env_steps_a_second": figures}, arguments.seed)
+        write_json(arguments.json, {"world": arguments.world, "pictures_a_second": painted, "env_steps_a_second": figures}, arguments.seed)
 
 
 if __name__ == "__main__":

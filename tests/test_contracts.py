@@ -25,6 +25,7 @@ SHORT: dict[str, dict[str, Any]] = {DREAM: {"walk_steps": 48, "episodes_per_walk
 VARIANTS = [
     *((name, SHORT.get(name, {})) for name in IDS),
     (WORLD, {"task": None}),
+    ("GTMSM-ObstacleGrid-v0", {"slip": 0.3, "visible": True, "obstacles": [2, 4]}),
     (DREAM, {**SHORT[DREAM], "world_kwargs": {"task": None}, "task": None}),
     (DREAM, {**SHORT[DREAM], "observation": "belief", "novelty": True}),
     (DREAM, {**SHORT[DREAM], "observation": "state", "start": "remembered"}),
