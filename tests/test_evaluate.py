@@ -211,7 +211,7 @@ def test_figures_and_film_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_without_matplotlib_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main(["evaluate", "image-navigation", "--output", str(tmp_path)]) == 1
-    assert capsys.readouterr() == ("", "evaluate needs matplotlib, which the extra 'plot' installs: pip install 'gtmsm-env[plot]'\n")
+    assert capsys.readouterr() == ("", "error: matplotlib is missing, which the extra 'plot' installs: pip install 'gtmsm-env[plot]'\n")
 
 
 def test_a_model_that_names_no_world_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,11 +10,11 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from test_image_navigation import SAME, STAY, WALK, Place, SlowWorld, assert_same
 
 import gtmsm_env  # noqa: F401  registers the world
+from gtmsm_env.data import record
 from gtmsm_env.envs.image_navigation import MOVES, ImageNavigationVectorEnv
 from gtmsm_env.envs.images import open_images
 from gtmsm_env.envs.obstacle_grid import ObstacleGridEnv, ObstacleGridVectorEnv, steps_to
 from gtmsm_env.envs.windows import crops, pixels_of
-from gtmsm_env.exploration import PoissonExplorer
 from gtmsm_env.worlds import check_world
 
 WORLD = "GTMSM-ObstacleGrid-v0"
@@ -89,13 +89,9 @@ class SlowGrid(SlowWorld):
 
 def explored(envs: ObstacleGridVectorEnv, steps: int, seed: int) -> tuple[Any, Any]:
     """Actions and places of a walk by the exploring policy, (steps, N) and (steps + 1, N, 2)."""
-    explorer = PoissonExplorer(envs.num_envs, 5, np.random.default_rng(seed))
-    _, info = envs.reset(seed=seed, options=WALK)
-    actions, positions = [], [info["position"]]
-    for _ in range(steps):
-        actions.append(explorer.act())
-        positions.append(envs.step(actions[-1])[-1]["position"])
-    return np.stack(actions), np.stack(positions)
+    walk = record(envs, steps + 1, np.random.default_rng(seed), seed)
+    assert walk.positions is not None
+    return walk.actions.numpy().T, walk.positions.numpy().swapaxes(0, 1)
 
 
 class TestAgainstOthers:
