@@ -109,6 +109,14 @@ def distinct(walk: Walk) -> Walks:
     return Walks(frames, torch.stack(index), walk.actions)
 
 
+def recolour(walks: Walks, generator: np.random.Generator) -> Walks:
+    """The same walks, the channels of each in an order of its own, and every second one a negative: pictures of other palettes."""
+    order = generator.permuted(np.tile(np.arange(walks.frames.shape[-1]), (len(walks), 1)), axis=1)
+    frames = torch.take_along_dim(walks.frames, torch.from_numpy(order)[:, None, None, None], dim=-1)
+    negative = torch.from_numpy(generator.random(len(walks)) < 0.5)
+    return Walks(torch.where(negative[:, None, None, None, None], 255 - frames, frames), walks.index, walks.actions)
+
+
 def record_walks(world_id: str, world_kwargs: dict[str, Any], walks: int, steps: int, seed: int, chunk: int = 256) -> Iterator[Walks]:
     """Walks for training, `chunk` worlds at a time."""
     generator = np.random.default_rng(seed)

@@ -33,9 +33,6 @@ from gtmsm_env.trials import (
     PASTED,
     SPANS,
     TAU,
-    Flags,
-    Floats,
-    Frames,
     Trials,
     fidelity,
     fidelity_tables,
@@ -45,7 +42,8 @@ from gtmsm_env.trials import (
     record_trials,
     span_name,
 )
-from gtmsm_env.types import GaussianMixture, Walk, gaussian_log_prob
+from gtmsm_env.types import WITHIN, GaussianMixture, Walk, gaussian_log_prob
+from gtmsm_env.vector import Flags, Floats, Frames
 from gtmsm_env.video import missing, write_video
 
 SLICE = 50  # steps decoded at once: a blended view takes about 25 kB
@@ -217,7 +215,7 @@ def position_figures(measured: Measured) -> dict[str, Any]:
     error = np.linalg.norm(inferred - measured.position, axis=-1)[:, TAU:]  # (W, H) steps
     moved = np.diff(measured.position, axis=1)[:, TAU - 1 :]  # (W, H, 2)
     believed = np.diff(inferred, axis=1)[:, TAU - 1 :]
-    right = np.less(np.linalg.norm(believed - moved, axis=-1), 0.5)
+    right = np.less(np.linalg.norm(believed - moved, axis=-1), WITHIN)
     moves: Flags = np.asarray(moved.any(axis=-1))
     action = measured.action[:, TAU - 1 :]
     hits = ~moves & np.isin(action, np.unique(action[moves]))  # an action that moves elsewhere led nowhere

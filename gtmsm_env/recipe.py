@@ -22,7 +22,7 @@ from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
 from gtmsm_env.networks import frames_to_x, set_principal_components
 from gtmsm_env.priors import decode_places, mixture_prior
-from gtmsm_env.types import Neighbours, gaussian_log_prob
+from gtmsm_env.types import WITHIN, Neighbours, gaussian_log_prob
 
 BATCH = 32  # walks an iteration
 RECALLED = 4096  # walks from which moves and walls are learned: enough, and their encodings fit into memory
@@ -58,7 +58,7 @@ def recipe(size: str) -> list[Stage]:
     ]
     if size == "paper":
         return [*stages, Stage("elbo", 1000, {"vae": 3e-4}, 200, falling=True, tau=256, ahead=32, K=5, delta=1e-4)]
-    return [*stages, Stage("views", 1500, {"geometry": 3e-2, "views": 1e-3}, 180, falling=True)]
+    return [*stages, Stage("views", 1200, {"geometry": 3e-2, "views": 1e-3}, 300, falling=True)]
 
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -188,8 +188,8 @@ class Trainer:
             s, s_variance, _ = model.filter(walks.actions)
             q_mean, q_variance = (torch.take_along_dim(q, walks.index[..., None], dim=1) for q in model.encode(walks.frames))
             memory = SpatialMemory(s[:, :tau], s_variance[:, :tau], {"z_mean": q_mean[:, :tau], "z_variance": q_variance[:, :tau]})
-            places = decode_places(memory, model.decoder, model.step_length / 2, views.K + 1)
-            new = model.novelty(s[:, tau:], places) > 0.5  # (B, ahead)
+            places = decode_places(memory, model.decoder, WITHIN * model.step_length, views.K + 1)
+            new = model.novelty(s[:, tau:], places) > WITHIN  # (B, ahead)
             weight = torch.where(new, 0.6 / (new.float().mean() + 1e-3), 0.4 / ((~new).float().mean() + 1e-3))
             at = tau + torch.multinomial(weight, queries, generator=generator)  # (B, Q)
             s, mean, variance = (torch.take_along_dim(q, at[..., None], dim=1) for q in (s, q_mean, q_variance))
@@ -197,7 +197,8 @@ class Trainer:
             x = frames_to_x(walks.frames[torch.arange(BATCH, device=device)[:, None], walks.index.gather(1, at)])
             z = mean + variance.sqrt() * torch.empty_like(mean).normal_(generator=generator)
             found = places.read(s, views.K + 1)
-            hidden = (found.distance[..., 0] < model.step_length / 2) & (torch.rand(at.shape, generator=generator, device=device) < 0.5)
+            coin = torch.rand(at.shape, generator=generator, device=device) < 0.5
+            hidden = (found.distance[..., 0] < WITHIN * model.step_length) & coin
             neighbours = _skip_first(found, hidden)
         mixture = views(neighbours, s, model.encoder, model.delta)
         imagined = model.decoder(mixture.mean[..., 0, :])

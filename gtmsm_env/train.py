@@ -16,11 +16,12 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gtmsm_env.checkpoint import CheckpointError, check_keys, load_checkpoint, save_checkpoint
-from gtmsm_env.data import Walks, concatenate, record_walks
+from gtmsm_env.data import Walks, concatenate, recolour, record_walks
 from gtmsm_env.evaluate import judge, summary
 from gtmsm_env.model import GTMSM
 from gtmsm_env.recipe import SIZES, Trainer, recipe
@@ -63,13 +64,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def gather(images: str, seed: int, count: int, steps: int, device: str) -> Walks:
-    """Walks in worlds of the train split, with a progress bar."""
+    """Walks in worlds of the train split, recoloured so that what is learned holds for pictures of any palette. Shows a progress bar."""
     from tqdm import tqdm
 
-    parts = []
+    parts, generator = [], np.random.default_rng([seed, 1])
     with tqdm(total=count, desc="walking", unit="walk") as progress:
         for part in record_walks(WORLD, {**RULES, "images": images, "split": "train", "task": None}, count, steps, seed):
-            parts.append(part)
+            parts.append(recolour(part, generator))
             progress.update(len(part))
     walks = concatenate(parts)
     return Walks(walks.frames.to(device), walks.index.to(device), walks.actions.to(device))

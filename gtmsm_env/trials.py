@@ -19,9 +19,7 @@ from gtmsm_env import oracles
 from gtmsm_env.data import record
 from gtmsm_env.report import table
 from gtmsm_env.types import Walk
-from gtmsm_env.vector import Flags as Flags
-from gtmsm_env.vector import Floats as Floats
-from gtmsm_env.vector import Frames as Frames
+from gtmsm_env.vector import Flags, Floats, Frames
 
 TAU, HORIZON = 256, 1000  # steps remembered and imagined
 SPANS = ((1, 16), (17, 64), (65, 256), (257, 1000), (1, 256), (1, 1000))  # imagined steps, both ends included

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import fields, replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from treasure import ID, Treasure, treasure_model, walk_by_hand
 
 from gtmsm_env import data
-from gtmsm_env.data import Walks, concatenate, distinct, record, record_walks, walk
+from gtmsm_env.data import Walks, concatenate, distinct, recolour, record, record_walks, walk
 from gtmsm_env.envs.image_navigation import ImageNavigationEnv, ImageNavigationVectorEnv
 from gtmsm_env.types import Walk
 
@@ -219,6 +220,21 @@ def test_blocked_moves_are_found_from_frames_alone() -> None:
 
 
 # ---------------------------------------------------------------- walks for training
+
+
+def test_recoloured_walks_are_the_same_walks() -> None:
+    """Each has one colour rule of its own, which keeps apart what was apart; twelve rules are drawn alike."""
+    once = distinct(walks(rows=60))
+    recoloured = recolour(once, np.random.default_rng(0))
+    assert torch.equal(recoloured.index, once.index)
+    assert torch.equal(recoloured.actions, once.actions)
+    rules = [(order, negative) for order in itertools.permutations(range(3)) for negative in (False, True)]
+    drawn = set()
+    for row in range(60):
+        x = once.frames[row]
+        (rule,) = [(o, n) for o, n in rules if torch.equal(recoloured.frames[row], 255 - x[..., list(o)] if n else x[..., list(o)])]
+        drawn.add(rule)
+    assert len(drawn) > 8
 
 
 def test_as_many_walks_as_were_asked_for() -> None:

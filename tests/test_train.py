@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from gtmsm_env import train
-from gtmsm_env.__main__ import main
+from gtmsm_env.__main__ import parser
 from gtmsm_env.checkpoint import CheckpointError, load_checkpoint
 from gtmsm_env.data import Walks, distinct, record
 from gtmsm_env.envs.image_navigation import ImageNavigationVectorEnv
@@ -58,7 +58,11 @@ def small(monkeypatch: pytest.MonkeyPatch, few_walks: Walks) -> None:
 
 
 def command(output: Path, *more: str) -> int:
-    return main(["train", "image-navigation", "--output", str(output), *more])
+    """As the command line does, but that errors are raised instead of told."""
+    try:
+        return train.run(parser().parse_args(["train", "image-navigation", "--output", str(output), *more]))
+    except KeyboardInterrupt:
+        return 130
 
 
 def tensors(folder: Path, name: str) -> dict[str, Tensor]:
