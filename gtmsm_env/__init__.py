@@ -18,6 +18,23 @@ register(
     vector_entry_point="gtmsm_env.envs.obstacle_grid:ObstacleGridVectorEnv",
 )
 register(
+    id="GTMSM-Labyrinth-v0",
+    entry_point="gtmsm_env.envs.labyrinth:LabyrinthEnv",
+    vector_entry_point="gtmsm_env.envs.labyrinth:LabyrinthVectorEnv",
+)
+register(
+    id="GTMSM-LabyrinthRotate-v0",
+    entry_point="gtmsm_env.envs.labyrinth:LabyrinthEnv",
+    vector_entry_point="gtmsm_env.envs.labyrinth:LabyrinthVectorEnv",
+    kwargs={"speed": 0.0, "turn": 9.3, "goal_angle": 4.65},
+)
+register(
+    id="GTMSM-LabyrinthRooms-v0",
+    entry_point="gtmsm_env.envs.labyrinth:LabyrinthEnv",
+    vector_entry_point="gtmsm_env.envs.labyrinth:LabyrinthVectorEnv",
+    kwargs={"rooms": [2, 4]},
+)
+register(
     id="GTMSM-Dream-v0",
     entry_point="gtmsm_env.dream:DreamEnv",
     vector_entry_point="gtmsm_env.dream:DreamVectorEnv",
