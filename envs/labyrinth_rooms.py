@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gtmsm_env.envs.labyrinth_textures import BLOCK, colours, hang, mip_levels, shade_foot, shade_rim, surface, texels
+from gtmsm_env.envs.labyrinth_textures import BLOCK, colours, hang, mip_levels, shade_foot, shade_rim, shade_round, surface, texels
 from gtmsm_env.envs.procedural import LENGTHS, SPLITS
 from gtmsm_env.envs.procedural import paint as paint_pictures
 from gtmsm_env.vector import Floats, Frames
@@ -215,7 +215,9 @@ def _paint(world: Rooms, generator: np.random.Generator, split: str) -> None:
     for disc in range(world.discs[0]):
         radius, height = world.disc[0, disc, 2:]
         tall, round_ = (HEIGHT, 2 * np.pi * radius) if height == 0 else (np.pi * radius, 2 * np.pi * radius)
-        store(surface(generator, tall, round_), world.disc_first, world.disc_shape, (0, disc))
+        skin = surface(generator, tall, round_)
+        shade_round(skin, ball=height > 0)
+        store(skin, world.disc_first, world.disc_shape, (0, disc))
 
 
 def _hang_pictures(wall: Floats, generator: np.random.Generator, split: str) -> None:

@@ -6,6 +6,8 @@ mean of 2 x 2 texels of the level before. Noise is a sum of random lattices enla
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -45,6 +47,7 @@ def noise(generator: np.random.Generator, rows: int, columns: int, coarsest: flo
     return total / (0.75 * power**0.5)  # the interpolation takes a quarter of the deviation
 
 
+@lru_cache(maxsize=256)
 def _enlarging(length: int, period: float) -> Plane:
     """The matrix (length, points) that interpolates between lattice points `period` apart, with no slope at the points."""
     place = np.arange(length) / period
@@ -91,9 +94,9 @@ def surface(generator: np.random.Generator, height: float, width: float) -> Pict
 
 def _mixed(palette: Floats, number: Plane, joint: Plane | None = None) -> Picture:
     """Colours between those of a palette: 0 is the first, 2.5 half way from the third to the fourth. Joints are dark."""
-    number = np.clip(number, 0, len(palette) - 1.001)
-    low = number.astype(np.int64)
-    picture: Picture = palette[low] + (number - low)[..., None] * (palette[low + 1] - palette[low])
+    shades = np.linspace(0, len(palette) - 1, 256)
+    ramp = np.stack([np.interp(shades, np.arange(len(palette)), channel) for channel in palette.T], axis=1)
+    picture: Picture = ramp[np.clip(number * (255 / (len(palette) - 1)), 0, 255).astype(np.uint8)]
     return picture if joint is None else picture * (1 - 0.55 * joint[..., None])
 
 
@@ -123,6 +126,14 @@ def shade_foot(picture: Picture, height: float, width: float, x: float, y: float
     v, u = (np.arange(rows)[:, None] + 0.5) / rows * height, (np.arange(columns)[None, :] + 0.5) / columns * width
     beyond = np.maximum(np.hypot(u - x, v - y) - radius, 0)
     picture *= (1 - 0.5 * np.exp(-beyond / 0.12))[..., None]
+
+
+def shade_round(picture: Picture, ball: bool) -> None:
+    """Light a pillar from the east, and a ball from above too, in place; its columns run around it."""
+    rows, columns = picture.shape[:2]
+    around = 0.75 + 0.25 * np.cos((np.arange(columns) + 0.5) / columns * 2 * np.pi)
+    down = np.cos((np.arange(rows) + 0.5) / rows * np.pi) if ball else np.zeros(rows)
+    picture *= (around[None, :] * (0.85 + 0.35 * down[:, None]))[..., None]
 
 
 def hang(picture: Picture, painting: Frames, top: int, left: int, rim: Floats) -> None:

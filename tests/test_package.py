@@ -37,7 +37,7 @@ print(*names, *{name.partition(".")[0] for name in sys.modules})
 """
     loaded = set(run(code, tmp_path).split())
     assert "gtmsm_env.envs.image_navigation" in loaded
-    assert HEAVY & loaded == set()
+    assert HEAVY & loaded <= {"scipy"}  # which Numba imports where it is installed
 
 
 def test_every_environment_is_registered() -> None:
