@@ -1,10 +1,10 @@
-"""An RSSM beside GTM-SM: the same data, the same CPU time, the same evaluation, and no spatial memory.
+"""An RSSM beside GTM-SM: the same train worlds, the same CPU time, the same evaluation, and no spatial memory.
 
     python benchmarks/rssm.py [--minutes M] [--output FOLDER] [--json FILE]
 
 A recurrent state-space model in the manner of DreamerV3 (GRU state h, Gaussian z, balanced KL with free bits) sees 256 real steps and
-then imagines 1000 from actions alone, deterministically. By default it trains for as long as the shipped model did. What was tuned for
-it: walks that grow as GTM-SM's stages do; gates that start with memories of 1 to 256 steps (Tallec and Ollivier, 2018); a posterior that
+then imagines 1000 from actions alone, deterministically. It draws as many walks as it can use, in their own colours. By default it
+trains for as long as the shipped model did. What was tuned for it: walks that grow as GTM-SM's stages do; gates that start with memories of 1 to 256 steps (Tallec and Ollivier, 2018); a posterior that
 reads the frame alone, so that a whole walk is filtered in one call; and a share of each walk imagined while training, whose frames are
 predicted without noise and scored like all others, as it is judged. The learning curve is of validation worlds.
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +26,15 @@ def record(
     steps: int,
     generator: np.random.Generator | Sequence[np.random.Generator] | None = None,
     seed: int | Sequence[int | None] | None = None,
+    policy: Callable[[], Any] | None = None,
 ) -> Walk:
-    """A walk of `steps` frames (x_1 and steps - 1 actions) in a new world, by the exploring policy.
+    """A walk of `steps` frames (x_1 and steps - 1 actions) in a new world, by the exploring policy or a given one.
 
     Args:
         world: an environment with frames under "frame" and discrete actions; a vector env gives a batch of walks, one a row
         generator: draws the actions; one for all rows, one a row, or the world's own, as its reset leaves it
         seed: handed to the world's reset; to a vector env's also one a row
+        policy: called before each step, gives the action, or one a row; such as the labyrinth's `Scavenger`
     """
     if steps < 1:
         raise ValueError(f"A walk has at least one frame, given steps={steps}. Ask for some hundreds.")
@@ -47,7 +49,7 @@ def record(
     rewards: list[Any] = []
     terminations: list[Any] = []
     for step in range(1, steps):
-        action = explored[:, step - 1] if rows else explored[0, step - 1]
+        action = policy() if policy else explored[:, step - 1] if rows else explored[0, step - 1]
         observation, reward, terminated, truncated, info = world.step(action)
         if np.any(terminated) or np.any(truncated):
             raise ValueError(
@@ -81,7 +83,7 @@ def walk(world: World, model: GTMSM, steps: int, generator: np.random.Generator 
 class Walks:
     """W walks of T steps, each distinct frame of a walk once: what `GTMSM.forward` takes. Bytes decide what is distinct, never places."""
 
-    frames: Tensor  # (W, F, H, W, C) uint8, in the order in which they were first seen; padded with zeros
+    frames: Tensor  # (W, F, H, W, C) uint8, in the order in which they were first seen; then padding
     index: Tensor  # (W, T) int64, x_t = frames[index_t]
     actions: Tensor  # (W, T-1) int64
 
@@ -110,7 +112,7 @@ def distinct(walk: Walk) -> Walks:
 
 
 def recolour(walks: Walks, generator: np.random.Generator) -> Walks:
-    """The same walks, the channels of each in an order of its own, and every second one a negative: pictures of other palettes."""
+    """The same walks, the channels of each in an order of its own and every other one, by chance, a negative: pictures of any palette."""
     order = generator.permuted(np.tile(np.arange(walks.frames.shape[-1]), (len(walks), 1)), axis=1)
     frames = torch.take_along_dim(walks.frames, torch.from_numpy(order)[:, None, None, None], dim=-1)
     negative = torch.from_numpy(generator.random(len(walks)) < 0.5)

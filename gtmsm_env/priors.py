@@ -24,9 +24,9 @@ class ViewsPrior(nn.Module):
 
     p(z | s, M) = (1 - gamma) N(z; m(s, M), v(s, M)) + gamma sum_k w_k q(z_k). Each of the K nearest places is decoded, moved by
     (s_k - s) A pixels and laid on a canvas larger than the frame; what they leave bare is filled with the colours around it. m is the
-    encoding of what the canvas shows, corrected by a network that also gives v. gamma falls with the distance to the nearest place:
-    places seen stay exact, places not seen are inferred from what overlaps them and what is near. It assumes that the view
-    translates in proportion to the state.
+    encoding of what the canvas shows; v is a network's, which sees how much of it is bare. gamma falls with the distance to the
+    nearest place: places seen stay exact, places not seen are inferred from what overlaps them and what is near. It assumes that the
+    view translates in proportion to the state.
 
     Args:
         x_shape: (C, H, W)
@@ -36,7 +36,7 @@ class ViewsPrior(nn.Module):
     """
 
     def __init__(
-        self, x_shape: tuple[int, int, int], z_size: int, state_size: int = 2, K: int = 8, margin: int = 8, hidden: int = 512
+        self, x_shape: tuple[int, int, int], z_size: int, state_size: int = 2, K: int = 8, margin: int = 8, hidden: int = 128
     ) -> None:
         super().__init__()
         channels, height, width = x_shape
@@ -46,10 +46,10 @@ class ViewsPrior(nn.Module):
         self.log_falloff = nn.Parameter(torch.tensor(0.0))  # how the weight of a view falls with its offset, 1/pixels
         self.log_reach = nn.Parameter(torch.tensor([1.0, 2.0, 3.5, 8.0]).log())  # deviations of the kernels that fill, pixels
         self.log_floor = nn.Parameter(torch.full((4,), 0.02).log())  # how much cover such a kernel needs to be believed
-        self.log_smooth = nn.Parameter(torch.tensor([1.2, 0.9, 0.7]).log())  # deviations of those that even out what is filled
+        self.log_smooth = nn.Parameter(torch.tensor([1.2, 1.0, 0.9, 0.8, 0.7]).log())  # deviations of those that even out what is filled
         self.gate = nn.Parameter(torch.tensor([2.0, 1.0]))  # gamma = sigmoid(gate_0 - exp(gate_1) rho_1 in pixels)
         halves = math.ceil(height / 2 + margin) * math.ceil(width / 2 + margin)
-        self.mlp = mlp((channels + 1) * halves, hidden, 2 * z_size)
+        self.mlp = mlp((channels + 1) * halves, hidden, z_size)
         self.log_variance = nn.Parameter(torch.zeros(z_size))
 
     def forward(self, neighbours: Neighbours, s: Tensor, encoder: Encoder, delta: float) -> GaussianMixture:
@@ -60,9 +60,8 @@ class ViewsPrior(nn.Module):
         (height, width), m = neighbours.values["view"].shape[-2:], self.margin
         laid = torch.cat([canvas, cover], dim=-3)
         coarse = F.avg_pool2d(laid.reshape(-1, *laid.shape[-3:]), 2, ceil_mode=True)
-        correction, log_variance = self.mlp(coarse.flatten(1)).reshape(*s.shape[:-1], -1).chunk(2, dim=-1)
-        mean = encoder(canvas[..., m : m + height, m : m + width])[0] + correction
-        variance = (self.log_variance + log_variance).exp()
+        mean = encoder(canvas[..., m : m + height, m : m + width])[0]
+        variance = (self.log_variance + self.mlp(coarse.flatten(1)).reshape(mean.shape)).exp()
         memory = mixture_prior(neighbours, delta)
         logit = self.gate[0] - self.gate[1].exp() * offset[..., 0, :].norm(dim=-1)  # (*B,)
         log_weight = torch.cat([F.logsigmoid(-logit)[..., None], F.logsigmoid(logit)[..., None] + memory.log_weight], dim=-1)
@@ -79,7 +78,8 @@ class ViewsPrior(nn.Module):
         Returns the canvas (*B, C, H', W') and how much of each pixel is covered (*B, 1, H', W'), in [0, 1).
         """
         C, H, W = views.shape[-3:]
-        weight = torch.exp(-self.log_falloff.exp() * offset.norm(dim=-1))[..., None, None]  # (*B, K, 1, 1)
+        log_weight = -self.log_falloff.exp() * offset.norm(dim=-1)[..., None, None]  # (*B, K, 1, 1)
+        weight = log_weight.exp()
         rows = views.transpose(-3, -2).flatten(-2)  # (*B, K, H, C W)
         down = weight * self.kernel(H, offset[..., 0])  # (*B, K, H', H)
         right = self.kernel(W, offset[..., 1])  # (*B, K, W', W)
@@ -87,7 +87,7 @@ class ViewsPrior(nn.Module):
         moved = moved @ right.movedim(-3, -2).flatten(-2).transpose(-1, -2)  # (*B, H' C, W'), summed over the views
         shown = moved.unflatten(-2, (-1, C)).transpose(-2, -3)  # (*B, C, H', W')
         total = (down.sum(dim=-1).transpose(-1, -2) @ right.sum(dim=-1))[..., None, :, :]  # (*B, 1, H', W')
-        colour = (weight * views.mean(dim=(-1, -2), keepdim=True).squeeze(-1)).sum(dim=-3) / weight.sum(dim=-3)  # (*B, C, 1)
+        colour = (log_weight.softmax(dim=-3) * views.mean(dim=(-1, -2), keepdim=True).squeeze(-1)).sum(dim=-3)  # (*B, C, 1)
         cover = total / (total + 1e-3)
         return cover * shown / (total + 1e-6) + (1 - cover) * colour[..., None], cover
 

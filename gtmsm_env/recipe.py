@@ -54,11 +54,11 @@ def recipe(size: str) -> list[Stage]:
         Stage("walls", 800, {"walls": 1e-2}, 60, tau=32, ahead=32, delta=1.0, falling=True),
         Stage("walls", 200, both, 80, tau=128, ahead=32, K=64, delta=0.1, falling=True),
         Stage("walls", 300, both, 120, tau=256, ahead=32, K=16, delta=1e-2, falling=True),
-        Stage("vae", 5000, {"vae": 1e-3}, 20, falling=True),
+        Stage("vae", 8000, {"vae": 1e-3}, 20, falling=True),
     ]
     if size == "paper":
         return [*stages, Stage("elbo", 1000, {"vae": 3e-4}, 200, falling=True, tau=256, ahead=32, K=5, delta=1e-4)]
-    return [*stages, Stage("views", 1200, {"geometry": 3e-2, "views": 1e-3}, 300, falling=True)]
+    return [*stages, Stage("views", 600, {"geometry": 3e-2, "views": 1e-3}, 300, falling=True)]
 
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -192,8 +192,8 @@ class Trainer:
             new = model.novelty(s[:, tau:], places) > WITHIN  # (B, ahead)
             weight = torch.where(new, 0.6 / (new.float().mean() + 1e-3), 0.4 / ((~new).float().mean() + 1e-3))
             at = tau + torch.multinomial(weight, queries, generator=generator)  # (B, Q)
-            s, mean, variance = (torch.take_along_dim(q, at[..., None], dim=1) for q in (s, q_mean, q_variance))
-            s = s + model.transition.sigma_s * math.sqrt(tau) * torch.empty_like(s).normal_(generator=generator)
+            s, s_variance, mean, variance = (torch.take_along_dim(q, at[..., None], dim=1) for q in (s, s_variance, q_mean, q_variance))
+            s = s + s_variance.sqrt() * torch.empty_like(s).normal_(generator=generator)
             x = frames_to_x(walks.frames[torch.arange(BATCH, device=device)[:, None], walks.index.gather(1, at)])
             z = mean + variance.sqrt() * torch.empty_like(mean).normal_(generator=generator)
             found = places.read(s, views.K + 1)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from gtmsm_env.checkpoint import CheckpointError, check_keys, load_checkpoint, save_checkpoint
 from gtmsm_env.data import Walks, concatenate, recolour, record_walks
+from gtmsm_env.envs.images import open_images
 from gtmsm_env.evaluate import judge, summary
 from gtmsm_env.model import GTMSM
 from gtmsm_env.recipe import SIZES, Trainer, recipe
@@ -30,7 +31,7 @@ from gtmsm_env.report import check_writable, write_json
 WORLD, RULES = "GTMSM-ImageNavigation-v0", {"image_size": 32, "crop_size": 8, "step_size": 3}
 WALKS, STEPS = 16384, 512  # what is learned from
 CHECKPOINT_SECONDS = 60
-JUDGED = 100  # test worlds whose figures the card holds
+JUDGED = 100  # test worlds whose figures the card holds, those of `evaluate` by default
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,8 +40,8 @@ def run(args: argparse.Namespace) -> int:
     path = args.output / "training"
     if path.with_suffix(".json").exists() and not args.resume:
         raise ValueError(f"{args.output} holds a training already. Continue it with --resume, or choose another --output.")
-    torch.manual_seed(args.seed)  # initial weights
-    model = GTMSM((8, 8, 3), 5, world={"id": WORLD, "kwargs": RULES, "start": "center"}, **SIZES[args.size]).to(args.device)
+    open_images(args.images, split="test")  # refused now if it cannot be judged in the end
+    model = new_model(args.size, args.seed).to(args.device)
     what = {"seed": args.seed, "size": args.size, "images": args.images, "stages": [asdict(stage) for stage in recipe(args.size)]}
     walks = gather(args.images, args.seed, WALKS, STEPS, args.device)
     trainer = Trainer(model, walks, recipe(args.size), args.seed)
@@ -61,6 +62,12 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         write_json(args.json, {"seconds": seconds, "model": str(args.output / "model"), **figures}, args.seed)
     return 0
+
+
+def new_model(size: str, seed: int) -> GTMSM:
+    """A model that has learned nothing; its initial weights are a function of the seed."""
+    torch.manual_seed(seed)
+    return GTMSM((8, 8, 3), 5, world={"id": WORLD, "kwargs": RULES, "start": "center"}, **SIZES[size])
 
 
 def gather(images: str, seed: int, count: int, steps: int, device: str) -> Walks:
@@ -87,6 +94,8 @@ def fit(trainer: Trainer, path: Path, what: dict[str, Any], resume: bool = False
     seconds, state = 0.0, None
     if resume and path.with_suffix(".json").exists():
         seconds, state = restore(trainer, path, what)
+    elif resume:
+        print(f"There is no checkpoint {path} to resume: starting anew.")
     cost = [stage.cost for stage in trainer.stages] + [0]
     before = [0, *accumulate(stage.cost * stage.iterations for stage in trainer.stages)]  # cost of all stages before each
 

@@ -13,16 +13,17 @@ import numpy as np
 import pytest
 import torch
 import tqdm
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from gtmsm_env import train
 from gtmsm_env.__main__ import parser
 from gtmsm_env.checkpoint import CheckpointError, load_checkpoint
-from gtmsm_env.data import Walks, distinct, record
+from gtmsm_env.data import Walks, concatenate, distinct, record, record_walks
 from gtmsm_env.envs.image_navigation import ImageNavigationVectorEnv
 from gtmsm_env.evaluate import OURS, judge, summary
-from gtmsm_env.model import GTMSM
+from gtmsm_env.model import GTMSM, PRETRAINED, shipped
 from gtmsm_env.recipe import SIZES, Stage, Trainer, recipe
 
 FIRST = 10  # iterations of the first stage, 2 of each other
@@ -50,6 +51,7 @@ def make_small(patch: pytest.MonkeyPatch, walks: Walks) -> None:
     patch.setattr(train, "SIZES", {size: kwargs | SMALL for size, kwargs in SIZES.items()})
     patch.setattr(train, "gather", lambda *_: walks)
     patch.setattr(train, "JUDGED", 1)
+    patch.setattr(train, "open_images", lambda *_, **__: None)
 
 
 @pytest.fixture(autouse=True)
@@ -341,6 +343,36 @@ def test_walks_are_gathered_in_the_train_split(monkeypatch: pytest.MonkeyPatch) 
     again = train.gather("procedural", 0, 3, 20, "cpu")
     assert torch.equal(walks.frames, again.frames)
     assert not torch.equal(walks.actions, train.gather("procedural", 1, 3, 20, "cpu").actions)
+
+
+def test_gathered_walks_are_recoloured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    walks = train.gather("procedural", 0, 20, 20, "cpu")
+    own = concatenate(list(record_walks(train.WORLD, {**train.RULES, "split": "train", "task": None}, 20, 20, 0)))
+    assert torch.equal(walks.index, own.index)
+    same = [torch.equal(walks.frames[row, 0], own.frames[row, 0]) for row in range(20)]
+    assert sum(same) < 10
+
+
+def test_images_without_a_test_split_are_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (40, 40)).save(tmp_path / "one.png")
+    monkeypatch.undo()
+    monkeypatch.setattr(train, "gather", lambda *_: pytest.fail("it walked first"))
+    with pytest.raises(ValueError, match="none of the 1 images falls in split 'test'"):
+        command(tmp_path / "run", "--images", str(tmp_path))
+
+
+def test_nothing_to_resume_is_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert command(tmp_path, "--resume") == 0
+    assert "to resume: starting anew" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_cards_of_shipped_models_say_how_they_were_made(name: str) -> None:
+    card = load_checkpoint(PRETRAINED / name)[1]["card"]
+    assert card.keys() >= {"command", "versions", "seconds", "seed", "walks", "figures"}
+    assert card["stages"] == [asdict(stage) for stage in recipe(card["size"])]
+    assert "tmp" not in json.dumps(card)
 
 
 def test_places_are_learned_from_frames_and_actions() -> None:
