@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 import tqdm
-from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
@@ -355,11 +354,13 @@ def test_gathered_walks_are_recoloured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_images_without_a_test_split_are_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Image.new("RGB", (40, 40)).save(tmp_path / "one.png")
-    monkeypatch.undo()
+    def refuse(source: str, split: str) -> None:
+        raise ValueError(f"none of the images of {source} falls in split {split!r}")
+
+    monkeypatch.setattr(train, "open_images", refuse)
     monkeypatch.setattr(train, "gather", lambda *_: pytest.fail("it walked first"))
-    with pytest.raises(ValueError, match="none of the 1 images falls in split 'test'"):
-        command(tmp_path / "run", "--images", str(tmp_path))
+    with pytest.raises(ValueError, match="none of the images of few falls in split 'test'"):
+        command(tmp_path / "run", "--images", "few")
 
 
 def test_nothing_to_resume_is_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
