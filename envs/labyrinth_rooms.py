@@ -98,6 +98,16 @@ class Rooms(NamedTuple):
         disc = self.disc[row, : self.discs[row]]
         return float(min(x - west, east - x, y - south, north - y, *(np.hypot(disc[:, 0] - x, disc[:, 1] - y) - disc[:, 2])))
 
+    def anywhere(self, row: int, generator: np.random.Generator) -> Floats:
+        """A pose (x, y, heading) drawn from all those of an agent that touches nothing."""
+        west, south, east, north = self.bounds[row, : self.sectors[row]].T
+        share = ((east - west) * (north - south)).cumsum()
+        while True:  # most of every room is free
+            sector = int(np.searchsorted(share / share[-1], generator.random()))
+            x, y, heading = generator.uniform([west[sector], south[sector], 0], [east[sector], north[sector], 2 * np.pi])
+            if self.clearance(row, x, y) > RADIUS:
+                return np.array([x, y, heading])
+
     def way(self, row: int, start: Floats, goal: Floats) -> list[Floats]:
         """Places (x, y) to pass from start to goal through the fewest sectors, the goal last. Pillars are not looked at."""
         here, there = (self.sector_at(row, *place[:2]) for place in (start, goal))

@@ -62,8 +62,8 @@ def _enlarging(length: int, period: float) -> Plane:
 def colours(generator: np.random.Generator, count: int) -> Floats:
     """Colours (count, 3) of one surface: hues near one another, or of a second hue, from dark to bright."""
     hue = generator.random() + 0.12 * generator.standard_normal(count) + (generator.random() < 0.4) * np.arange(count) * 0.37
-    saturation = np.clip(generator.uniform(0.2, 0.85) + 0.15 * generator.standard_normal(count), 0.05, 0.95)
-    value = generator.permutation(np.linspace(generator.uniform(0.15, 0.5), generator.uniform(0.65, 1), count))
+    saturation = np.clip(generator.uniform(0.15, 0.75) + 0.15 * generator.standard_normal(count), 0.05, 0.95)
+    value = generator.permutation(np.linspace(generator.uniform(0.2, 0.5), generator.uniform(0.6, 0.95), count))
     channel = np.clip(np.abs((hue[:, None] + np.array([0, 2 / 3, 1 / 3])) % 1 * 6 - 3) - 1, 0, 1)
     return value[:, None] * (1 - saturation[:, None] * (1 - channel))
 

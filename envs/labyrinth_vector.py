@@ -182,7 +182,7 @@ class LabyrinthVectorEnv(BatchedRows):
             self._check_poses(rows, name, chosen.get(name))
         pose = chosen.get("pose")
         if world == "new":
-            start = np.stack([self._anywhere(row) for row in rows]) if pose is None else pose
+            start = np.stack([self.worlds.anywhere(row, self.generators[row]) for row in rows]) if pose is None else pose
             self._begin_worlds(rows, phase == "walk", start)
         if phase == "task":
             now = np.concatenate([self._pose[rows], self._velocity[rows]], axis=1)
@@ -214,16 +214,6 @@ class LabyrinthVectorEnv(BatchedRows):
         self._room[rows] = [self.generators[row].integers(LENGTHS[self.split]) for row in rows] if room is None else room
         for row in rows:
             self.worlds.put(row[None], build(self.split, int(self._room[row]), self.rooms))
-
-    def _anywhere(self, row: int) -> Floats:
-        """A pose drawn from all those in the rooms of a row's world that touch nothing."""
-        generator, bounds = self.generators[row], self.worlds.bounds[row, : self.worlds.sectors[row]]
-        area = (bounds[:, 2] - bounds[:, 0]) * (bounds[:, 3] - bounds[:, 1])
-        while True:  # most of every room is free
-            west, south, east, north = bounds[np.searchsorted(area.cumsum() / area.sum(), generator.random())]
-            x, y, heading = generator.uniform([west, south, 0], [east, north, 2 * np.pi])
-            if self.worlds.clearance(row, x, y) > RADIUS:
-                return np.array([x, y, heading])
 
     def _begin_worlds(self, rows: Integers, walking: bool, start: Floats) -> None:
         """Put the rows at the start of worlds that are new to them."""
@@ -266,7 +256,7 @@ class LabyrinthVectorEnv(BatchedRows):
             if self._walked[row]:
                 goal = been[self.generators[row].integers(len(been))]
             else:
-                goal = self._anywhere(row)
+                goal = self.worlds.anywhere(row, self.generators[row])
                 goal[:2] = start[:2] if self.speed == 0 else goal[:2]
             seen = self.look(np.array([row]), goal[None])[0]
             if not self._at_goal(start, goal) and not (seen == frame).all():

@@ -1,0 +1,119 @@
+"""The agent that generates walks in the labyrinth, as the paper's: trained to hunt for things all over the rooms, it touches nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import VectorEnv
+
+from gtmsm_env.envs.labyrinth_physics import ACTIONS, move
+from gtmsm_env.envs.labyrinth_rooms import RADIUS, Integers
+from gtmsm_env.envs.labyrinth_vector import LabyrinthVectorEnv, wrapped
+from gtmsm_env.vector import Flags, Floats
+
+REACHED, PATIENCE = 0.35, 60  # units from a target, and steps after which it is given up
+LOOKS_AROUND = 0.2  # probability of turning by up to a circle at a target
+MARGIN, AROUND = 0.02, 0.12  # units to keep from everything; and more from discs on the way
+COASTING = 8  # steps after which a coasting agent is as good as still
+
+FORWARD, LEFT, RIGHT = (list(ACTIONS).index(name) for name in ("forward", "look left", "look right"))
+FORWARD_LEFT, FORWARD_RIGHT = (list(ACTIONS).index(name) for name in ("forward and look left", "forward and look right"))
+
+
+class Scavenger:
+    """Chooses actions that lead to one place after another, drawn from all free ones, around what stands in the way.
+
+    Knows the world, as an agent trained in it would. An action is taken only if the agent can come to rest after it without a touch, so
+    that displacements are the model's law alone, as in the paper. Called, it gives the action for the world as it stands, or one a row.
+
+    Args:
+        world: a labyrinth, alone or as a vector, with or without wrappers
+        generator: draws the places; one for all rows, or one a row, so that no row depends on others
+    """
+
+    def __init__(self, world: Any, generator: np.random.Generator | Sequence[np.random.Generator]) -> None:
+        self._scalar = not isinstance(world, VectorEnv)
+        self.world: LabyrinthVectorEnv = world.unwrapped.batch_of_one if self._scalar else world.unwrapped
+        rows = self.world.num_envs
+        self._generators = [generator] * rows if isinstance(generator, np.random.Generator) else list(generator)
+        if len(self._generators) != rows:
+            raise ValueError(f"one generator a row is needed, got {len(self._generators)} for {rows} rows; pass one for all rows or {rows}")
+        self._way: list[list[Floats]] = [[]] * rows  # places to pass, the target last
+        self._since = np.zeros(rows, np.int64)  # steps, since the target was drawn
+        self._turns = np.zeros(rows, np.int64)  # left (positive) or right, still to do for looking around
+        self._rest = np.full(rows, LEFT)  # the action that lets the agent come to rest
+
+    def __call__(self) -> Any:
+        steps = self.world._world_steps
+        self._rest[steps == 0] = LEFT
+        aim = np.stack([self._aim(row, steps[row] == 0) for row in range(self.world.num_envs)])
+        actions = self._safe(self._wished(self._around(aim)))
+        self._turns -= np.sign(self._turns)
+        self._since += 1
+        return actions[0] if self._scalar else actions
+
+    def _aim(self, row: int, new: bool) -> Floats:
+        """The next place to pass."""
+        pose, way, generator = self.world._pose[row], self._way[row], self._generators[row]
+        near = bool(way) and float(np.hypot(*(way[0] - pose[:2]))) < REACHED
+        if near and len(way) > 1:
+            way.pop(0)
+        elif new or near or not way or self._since[row] > PATIENCE:
+            self._turns[row] = 0
+            if near and self.world.turn and generator.random() < LOOKS_AROUND:
+                self._turns[row] = round(generator.uniform(-2 * np.pi, 2 * np.pi) / self.world.turn)
+            self._since[row] = 0
+            self._way[row] = self.world.worlds.way(row, pose, self.world.worlds.anywhere(row, generator))
+        return self._way[row][0]
+
+    def _around(self, aim: Floats) -> Floats:
+        """The aims (N, 2), or points beside the first disc that is in the way there."""
+        worlds, place = self.world.worlds, self.world._pose[:, :2]
+        disc = worlds.disc[:, :, :3]
+        far = np.hypot(*(aim - place).T)
+        ahead = (aim - place) / np.maximum(far, 1e-9)[:, None]
+        left = np.stack([-ahead[:, 1], ahead[:, 0]], axis=1)
+        to_disc = disc[..., :2] - place[:, None]
+        along, aside = (to_disc * ahead[:, None]).sum(axis=-1), (to_disc * left[:, None]).sum(axis=-1)
+        keep = disc[..., 2] + RADIUS + AROUND
+        blocks = (np.arange(disc.shape[1]) < worlds.discs[:, None]) & (along > 0) & (along < far[:, None]) & (np.abs(aside) < keep)
+        first = np.where(blocks, along, np.inf).argmin(axis=1)
+        rows = np.arange(len(place))
+        beside = -np.where(aside[rows, first] < 0, -1, 1) * keep[rows, first]  # the shorter way around
+        return np.where(blocks.any(axis=1)[:, None], disc[rows, first, :2] + beside[:, None] * left, aim)
+
+    def _wished(self, aim: Floats) -> Integers:
+        """Actions to try, the best first, (N, 3); the last is always safe."""
+        pose = self.world._pose
+        error = wrapped(np.arctan2(aim[:, 1] - pose[:, 1], aim[:, 0] - pose[:, 0]) - pose[:, 2])
+        error = np.where(self._turns != 0, 4.0 * np.sign(self._turns), error)
+        turn = np.where(error > 0, LEFT, RIGHT)
+        onward = np.where(np.abs(error) < self.world.turn / 2, FORWARD, np.where(error > 0, FORWARD_LEFT, FORWARD_RIGHT))
+        best = np.where((np.abs(error) < 1.2) & (self.world.speed > 0), onward, turn)
+        return np.stack([best, turn, self._rest], axis=1)
+
+    def _safe(self, wished: Integers) -> Integers:
+        """Of each row's actions the first after which it comes to rest without a touch."""
+        chosen = wished[:, -1].copy()
+        left = np.arange(len(wished))
+        for actions in wished.T[:-1]:
+            rest = np.where(np.isin(actions[left], (RIGHT, FORWARD_RIGHT)), RIGHT, LEFT)
+            fine = ~self._touches(left, actions[left], rest)
+            chosen[left[fine]], self._rest[left[fine]] = actions[left[fine]], rest[fine]
+            left = left[~fine]
+            if not len(left):
+                break
+        return chosen
+
+    def _touches(self, rows: Integers, actions: Integers, rest: Integers) -> Flags:
+        world, pose, velocity = self.world, self.world._pose[rows], self.world._velocity[rows]
+        touched = np.zeros(len(rows), np.bool_)
+        for step in range(1 + COASTING):
+            now = rest if step else actions
+            pose, velocity, _, hit = move(
+                world.worlds, rows, pose, velocity, now, world.speed, world.turn, world.physics == "lab", margin=MARGIN
+            )
+            touched |= hit
+        return touched
