@@ -30,7 +30,7 @@ MODES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # arguments of the 
 
 def steps_a_second(envs: VectorEnv[Any, Any, Any], options: dict[str, Any], seconds: float, seed: int) -> float:
     """Environment steps a second over about `seconds`, the best of three."""
-    actions = np.random.default_rng(seed).integers(5, size=(97, envs.num_envs))
+    actions = np.random.default_rng(seed).integers(envs.single_action_space.n, size=(97, envs.num_envs))  # type: ignore[attr-defined]
     best = 0.0
     for _ in range(3):
         envs.reset(seed=seed, options=dict(options))
@@ -55,7 +55,7 @@ def pictures_a_second(count: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--world", default="GTMSM-ImageNavigation-v0", metavar="ID", help="GTMSM-ObstacleGrid-v0, for example")
+    parser.add_argument("--world", default="GTMSM-ImageNavigation-v0", metavar="ID", help="GTMSM-Labyrinth-v0, for example")
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 64, 1024], help="numbers of environments")
     parser.add_argument("--seconds", type=float, default=2, help="time for each figure")
     parser.add_argument("--seed", type=int, default=0)
