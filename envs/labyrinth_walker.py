@@ -49,9 +49,11 @@ class Scavenger:
         steps = self.world._world_steps
         self._rest[steps == 0] = LEFT
         aim = np.stack([self._aim(row, steps[row] == 0) for row in range(self.world.num_envs)])
-        actions = self._safe(self._wished(self._around(aim)))
+        wished = self._wished(self._around(aim))
+        actions = self._safe(wished)
         self._turns -= np.sign(self._turns)
         self._since += 1
+        self._since[(wished[:, 0] == FORWARD) & (actions != FORWARD)] = PATIENCE + 1  # no way straight on: another target
         return actions[0] if self._scalar else actions
 
     def _aim(self, row: int, new: bool) -> Floats:

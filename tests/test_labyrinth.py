@@ -554,15 +554,18 @@ class TestScavenger:
         envs = LabyrinthVectorEnv(16, physics=physics, rooms=rooms, frame_size=4)
         _, info = envs.reset(seed=0, options=WALK)
         policy = Scavenger(envs, np.random.default_rng(0))
-        places, used = [], set()
+        poses, used = [], set()
         for _ in range(300):
             actions = policy()
             used |= set(actions.tolist())
             *_, info = envs.step(actions)
             assert not info["touched"].any()
-            places.append(info["pose"][:, :2])
-        cells = [len({tuple(cell) for cell in (np.array(places)[:, row] // 0.5).tolist()}) for row in range(16)]
-        assert np.mean(cells) > 20  # of half a unit a side
+            poses.append(info["pose"])
+        places = np.array(poses)[..., :2]
+        later = np.array(poses)[20:] - np.array(poses)[:-20]
+        assert ((np.hypot(later[..., 0], later[..., 1]) < 0.05) & (np.abs(later[..., 2]) < 0.4)).mean() < 0.02  # it does not dither
+        cells = [len({tuple(cell) for cell in (places[:, row] // 0.5).tolist()}) for row in range(16)]
+        assert np.mean(cells) > 25  # of half a unit a side
         assert {FORWARD, LEFT, RIGHT, FORWARD_LEFT, FORWARD_RIGHT} == used
         if rooms[1] > 1:
             seen = [{envs.worlds.sector_at(row, *place[row]) for place in places} for row in range(16)]
