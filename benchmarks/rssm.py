@@ -4,9 +4,10 @@
 
 A recurrent state-space model in the manner of DreamerV3 (GRU state h, Gaussian z, balanced KL with free bits) sees 256 real steps and
 then imagines 1000 from actions alone, deterministically. It draws as many walks as it can use, in their own colours. By default it
-trains for as long as the shipped model did. What was tuned for it: walks that grow as GTM-SM's stages do; gates that start with memories of 1 to 256 steps (Tallec and Ollivier, 2018); a posterior that
-reads the frame alone, so that a whole walk is filtered in one call; and a share of each walk imagined while training, whose frames are
-predicted without noise and scored like all others, as it is judged. The learning curve is of validation worlds.
+trains for as long as the shipped model did. What was tuned for it: walks that grow as GTM-SM's stages do; gates that start with memories
+of 1 to 256 steps (Tallec and Ollivier, 2018); a posterior that reads the frame alone, so that a whole walk is filtered in one call; and a
+share of each walk imagined while training, whose frames are predicted without noise and scored like all others, as it is judged. The
+learning curve is of validation worlds.
 """
 
 from __future__ import annotations
