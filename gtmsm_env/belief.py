@@ -21,7 +21,7 @@ from torch import Tensor
 from gtmsm_env.model import GTMSM
 from gtmsm_env.types import WITHIN, Belief
 from gtmsm_env.vector import BatchedRows, Flags, Info, Observation, Rows
-from gtmsm_env.worlds import WorldsAhead, check_world, index, keep_places, open_model, stand
+from gtmsm_env.worlds import WorldsAhead, check_env, index, keep_places, open_model, stand
 
 Shown = Literal["frame", "belief", "state"]
 """What is observed: the world's own entries; these and the belief's; the belief's alone, for which a dream decodes nothing."""
@@ -69,12 +69,6 @@ def _check_same_world(walking: bool, told: bool, world_steps: Any, walked: int) 
         )
 
 
-def _spec(env: gym.Env[Any, Any] | VectorEnv[Any, Any, Any]) -> tuple[str, dict[str, Any]]:
-    if env.spec is None:
-        raise ValueError(f"A model knows its world by name, and {env} has none. Make it with gymnasium.make or gymnasium.make_vec.")
-    return env.spec.id, env.spec.kwargs
-
-
 class BeliefWrapper(gym.Wrapper[Observation, Any, Observation, Any], RecordConstructorArgs):
     """Gives a world the belief that a dream of it has, and shows it; around a dream, shows the dream's own.
 
@@ -116,7 +110,7 @@ class BeliefWrapper(gym.Wrapper[Observation, Any, Observation, Any], RecordConst
             env.unwrapped.show(observation)  # type: ignore[attr-defined]
             return
         self.model = open_model(model, device)
-        check_world(self.model, *_spec(env), env.observation_space, env.action_space)
+        check_env(self.model, env)
         assert isinstance(env.observation_space, spaces.Dict)
         self.observation_space = shown_space(env.observation_space, self.model, observation)  # type: ignore[assignment]
         self.walk_steps, self.episodes_per_walk = walk_steps, episodes_per_walk
@@ -222,7 +216,7 @@ class VectorBeliefWrapper(BatchedRows, VectorWrapper[Observation, Rows, Observat
                 "For other worlds: SyncVectorEnv([lambda: BeliefWrapper(gymnasium.make(...))] * N)."
             )
         self.model = open_model(model, device)
-        check_world(self.model, *_spec(env), env.single_observation_space, env.single_action_space)
+        check_env(self.model, env)
         self._prepare(env.num_envs, autoreset_mode)
         self.metadata = {**env.metadata, "autoreset_mode": self.autoreset_mode}
         assert isinstance(env.single_observation_space, spaces.Dict)

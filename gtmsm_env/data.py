@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -75,7 +75,13 @@ def record(
 
 
 def walk(world: World, model: GTMSM, steps: int, generator: np.random.Generator | None = None, seed: int | None = None) -> Belief:
-    """Walk a new world for `steps` frames and remember it: the belief at the walk's end. A vector env gives a batch of beliefs."""
+    """Walk a new world for `steps` frames and remember it: the belief at the walk's end. A vector env gives a batch of beliefs.
+
+    ValueError for a world that the model was not trained for.
+    """
+    from gtmsm_env.worlds import check_env  # which records walks itself
+
+    check_env(model, world)
     return model.remember(record(world, steps, generator, seed).to(model.transition.W_a.device))
 
 
@@ -86,6 +92,7 @@ class Walks:
     frames: Tensor  # (W, F, H, W, C) uint8, in the order in which they were first seen; then padding
     index: Tensor  # (W, T) int64, x_t = frames[index_t]
     actions: Tensor  # (W, T-1) int64
+    displacements: Tensor | None = None  # (W, T-1, 2) true ones in places, int8: targets where a training is given them, never inputs
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -93,7 +100,12 @@ class Walks:
     def batch(self, rows: Tensor, steps: int) -> Walks:
         """The first `steps` steps of some walks."""
         index = self.index[rows, :steps]
-        return Walks(self.frames[rows, : int(index.max()) + 1], index, self.actions[rows, : steps - 1])
+        displacements = None if self.displacements is None else self.displacements[rows, : steps - 1]
+        return Walks(self.frames[rows, : int(index.max()) + 1], index, self.actions[rows, : steps - 1], displacements)
+
+    def to(self, device: torch.device | str) -> Walks:
+        displacements = None if self.displacements is None else self.displacements.to(device)
+        return Walks(self.frames.to(device), self.index.to(device), self.actions.to(device), displacements)
 
     def unmoved(self) -> Tensor:
         """Steps whose frame equals the one before byte for byte though their action usually changes it, (W, T-1) bool: blocked moves."""
@@ -116,17 +128,23 @@ def recolour(walks: Walks, generator: np.random.Generator) -> Walks:
     order = generator.permuted(np.tile(np.arange(walks.frames.shape[-1]), (len(walks), 1)), axis=1)
     frames = torch.take_along_dim(walks.frames, torch.from_numpy(order)[:, None, None, None], dim=-1)
     negative = torch.from_numpy(generator.random(len(walks)) < 0.5)
-    return Walks(torch.where(negative[:, None, None, None, None], 255 - frames, frames), walks.index, walks.actions)
+    return replace(walks, frames=torch.where(negative[:, None, None, None, None], 255 - frames, frames))
 
 
-def record_walks(world_id: str, world_kwargs: dict[str, Any], walks: int, steps: int, seed: int, chunk: int = 256) -> Iterator[Walks]:
-    """Walks for training, `chunk` worlds at a time."""
+def record_walks(
+    world_id: str, world_kwargs: dict[str, Any], walks: int, steps: int, seed: int, chunk: int = 256, displacements: bool = False
+) -> Iterator[Walks]:
+    """Walks for training, `chunk` worlds at a time, with true displacements where these are asked for."""
     generator = np.random.default_rng(seed)
     world = gym.make_vec(world_id, num_envs=chunk, **world_kwargs)
     for start in range(0, walks, chunk):
         rows = min(chunk, walks - start)
         recorded = record(world, steps, generator, seed=int(generator.integers(2**31)) if start == 0 else None)
-        yield distinct(Walk(recorded.frames[:rows], recorded.actions[:rows]))
+        part = distinct(Walk(recorded.frames[:rows], recorded.actions[:rows]))
+        if displacements:
+            assert recorded.positions is not None
+            part = replace(part, displacements=recorded.positions[:rows].diff(dim=1).to(torch.int8))
+        yield part
     world.close()
 
 
@@ -134,4 +152,10 @@ def concatenate(parts: Sequence[Walks]) -> Walks:
     """Several sets of walks as one."""
     most = max(part.frames.shape[1] for part in parts)
     frames = [torch.nn.functional.pad(part.frames, (0, 0) * 3 + (0, most - part.frames.shape[1])) for part in parts]
-    return Walks(torch.cat(frames), torch.cat([part.index for part in parts]), torch.cat([part.actions for part in parts]))
+    displacements = [part.displacements for part in parts if part.displacements is not None]
+    return Walks(
+        torch.cat(frames),
+        torch.cat([part.index for part in parts]),
+        torch.cat([part.actions for part in parts]),
+        torch.cat(displacements) if displacements else None,
+    )

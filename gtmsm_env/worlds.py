@@ -74,6 +74,15 @@ def check_world(model: GTMSM, world: str, kwargs: Mapping[str, Any], observation
         )
 
 
+def check_env(model: GTMSM, env: gym.Env[Any, Any] | VectorEnv[Any, Any, Any]) -> None:
+    """`check_world` of an environment, scalar or vector, that was made by its name. Raises ValueError."""
+    if env.spec is None:
+        raise ValueError(f"A model knows its world by name, and {env} has none. Make it with gymnasium.make or gymnasium.make_vec.")
+    vector = isinstance(env, VectorEnv)
+    observation, action = (getattr(env, f"single_{name}" if vector else name) for name in ("observation_space", "action_space"))
+    check_world(model, env.spec.id, env.spec.kwargs, observation, action)
+
+
 def _creator(world: str) -> Any:
     entry = gym.spec(world).entry_point
     return load_env_creator(entry) if isinstance(entry, str) else entry

@@ -125,6 +125,20 @@ def test_a_walk_remembered() -> None:
     assert torch.equal(belief.memory.values["reward"], expected.memory.values["reward"])
 
 
+@pytest.mark.parametrize(
+    ("world", "message"),
+    [
+        (lambda: gym.make(ID, size=5), "trained for"),
+        (lambda: gym.make_vec(ID, num_envs=2, pay=False), "trained for"),
+        (lambda: gym.make(WORLD), "trained for"),
+        (Treasure, "by name"),
+    ],
+)
+def test_a_walk_is_remembered_by_a_model_of_its_world(world: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        walk(world(), treasure_model(), 4)
+
+
 @pytest.mark.parametrize("steps", [0, -3])
 def test_a_walk_has_a_frame(steps: int) -> None:
     with pytest.raises(ValueError, match=f"at least one frame, given steps={steps}"):
