@@ -7,6 +7,7 @@ Sufficient statistics are stored, not samples (section 3). A memory is a value: 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -107,21 +108,26 @@ class SpatialMemory:
         """
         return self._read(s, self.s_mean, k)
 
-    def read_reverse(self, z: Tensor, k: int) -> Neighbours:
+    def read_reverse(self, z: Tensor, k: int, fewer: bool = False) -> Neighbours:
         """The k entries whose encodings are nearest to z (appendix D): the memory asked the other way round.
 
         z: (*M, *Q, d) means of q(z | x). Returns Neighbours of shape (*M, *Q), distances in the unit of z.
+        fewer: take what there is, at most k; where a memory of the batch has less than another, the rest lie infinitely far.
         """
-        return self._read(z, self.values["z_mean"], k)
+        if not fewer:
+            return self._read(z, self.values["z_mean"], k)
+        found = self._read(z, self.values["z_mean"], min(k, self.s_mean.shape[-2]), padded=True)
+        count = self.count.reshape(*self.batch_shape, *[1] * (found.index.dim() - len(self.batch_shape)))
+        return replace(found, distance=found.distance.masked_fill(found.index >= count, torch.inf))
 
-    def _read(self, query: Tensor, keys: Tensor, k: int) -> Neighbours:
+    def _read(self, query: Tensor, keys: Tensor, k: int, padded: bool = False) -> Neighbours:
         batch, axes = self.batch_shape, len(self.batch_shape)
         if query.shape[:axes] != batch or query.shape[-1] != keys.shape[-1]:
             raise ValueError(
                 f"A query has the memory's batch shape first and its key size last: memory {tuple(keys.shape)}, query {tuple(query.shape)}."
             )
         fewest = int(self.count.min()) if self.count.numel() else k
-        if fewest < k:
+        if fewest < k and not padded:
             what = "The memory is empty" if fewest == 0 else f"K = {k} neighbours were asked of a memory of {fewest} entries"
             raise ValueError(f"{what}. Walk (or observe) at least {k} steps in the world before reading.")
         flat_keys = keys.reshape(-1, *keys.shape[axes:])  # (M, N, n)

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from gtmsm_env.checkpoint import CheckpointError, check_keys, load_checkpoint, save_checkpoint
+from gtmsm_env.landmarks import Inferred, Landmarks
 from gtmsm_env.memory import SpatialMemory
+from gtmsm_env.neighbours import nearest_before
 from gtmsm_env.networks import Decoder, Encoder, frames_to_x, x_to_frames
 from gtmsm_env.priors import ViewsPrior, decode_places, mixture_prior
 from gtmsm_env.transitions import LinearWithWalls
@@ -32,7 +34,7 @@ class Elbo(NamedTuple):
     """The two terms of section 3.4, summed over frame or encoding, averaged over steps and walks; nats."""
 
     log_likelihood: Tensor  # () E_q(z|x) log p(x_t | z_t)
-    kl: Tensor  # () E_q(s) KL(q(z_t | x_t) || p(z_t | s_t, M)), by the same single sample
+    kl: Tensor  # () E_q(s) KL(q(z_t | x_t) || p(z_t | s_t, M)), by the same single sample; with landmarks, the KL of s_t is added
 
 
 class GTMSM(nn.Module):
@@ -49,6 +51,7 @@ class GTMSM(nn.Module):
         sigma_s: deviation of one transition, in the state's unit
         sigma_x: deviation of the Gaussian likelihood, for x in [0, 1]
         prior: "views", what remembered views show once moved, or "mixture", the paper's
+        landmarks: how many remembered views correct the inferred state (appendix D); 0 for none, when actions alone tell it
         world: what the model was trained on: {"id": ..., "kwargs": ..., "start": ...}; a dream of another world is refused
     """
 
@@ -65,6 +68,7 @@ class GTMSM(nn.Module):
         sigma_s: float = 1e-3,
         sigma_x: float = 0.01,
         prior: str = "views",
+        landmarks: int = 0,
         world: dict | None = None,
     ) -> None:
         super().__init__()
@@ -79,6 +83,7 @@ class GTMSM(nn.Module):
         self.decoder = Decoder(x_shape, z_size, hidden)
         self.transition = LinearWithWalls(num_actions, state_size, sigma_s)
         self.views = ViewsPrior(x_shape, z_size, state_size) if prior == "views" else None
+        self.landmarks = Landmarks(landmarks, delta) if landmarks else None
 
     # ---------------------------------------------------------------- the verbs
 
@@ -128,12 +133,12 @@ class GTMSM(nn.Module):
         termination: Tensor | None = None,
         where: Tensor | None = None,
     ) -> Belief:
-        """A real step: the belief moves by a_t (*B,), and x_t (*B, H, W, C) is written to memory (eq. 3).
+        """A real step: the belief moves by a_t (*B,) as `infer` says, and x_t (*B, H, W, C) is written to memory (eq. 3).
 
         reward, termination: (*B,) received on arriving at x_t, 0 by default as a world without a task gives.
         where: (*B,) bool, rows whose memory is written, all by default.
         """
-        belief = self.predict(belief, action)
+        self._check_actions(action, belief.mean.shape[:-1])
         if reward is not None and bool(reward.isnan().any()):
             raise ValueError("A reward is a number, and one given is NaN, which would be remembered. Give what the world gave or nothing.")
         if where is not None and (where.dtype != torch.bool or where.shape != action.shape):
@@ -141,11 +146,12 @@ class GTMSM(nn.Module):
                 f"`where` says of each belief whether its memory is written: bool of shape {tuple(action.shape)}, given {where.dtype} of "
                 f"shape {tuple(where.shape)}. Leave it out to write all."
             )
-        if where is None:
+        if where is None or self.landmarks is not None:
             z_mean, z_variance = self.encode(frame)
-        else:  # frames that are not remembered are not looked at
+        else:  # frames that are neither remembered nor compared are not looked at
             z_mean, z_variance = frame.new_zeros(2, *where.shape, self.config["z_size"], dtype=belief.mean.dtype)
             z_mean[where], z_variance[where] = self.encode(frame[where])
+        belief = self._infer(belief, action, z_mean)
         reward = z_mean.new_zeros(action.shape) if reward is None else reward
         termination = torch.zeros(action.shape, dtype=torch.bool, device=action.device) if termination is None else termination
         memory = belief.memory.write(
@@ -154,10 +160,52 @@ class GTMSM(nn.Module):
         return replace(belief, memory=memory)
 
     @torch.no_grad()
+    def infer(self, belief: Belief, action: Tensor, frame: Tensor) -> Belief:
+        """A real step that is not remembered: q(s_t) after a_t (*B,) on seeing x_t (*B, H, W, C), which a model with landmarks looks at.
+
+        `displacement` is then the inferred one: next to nothing for a blocked move.
+        """
+        if self.landmarks is None:
+            return self.predict(belief, action)
+        return self._infer(belief, action, self.encode(frame)[0])
+
+    def _infer(self, belief: Belief, action: Tensor, z_mean: Tensor) -> Belief:
+        predicted = self.predict(belief, action)
+        if self.landmarks is None:
+            return predicted
+        mean, variance, _ = self._correct(belief.mean, belief.variance, predicted.mean, z_mean, belief.memory)
+        return replace(belief, mean=mean, variance=variance, displacement=mean - belief.mean)
+
+    def _correct(self, s: Tensor, variance: Tensor, predicted: Tensor, z_mean: Tensor, memory: SpatialMemory) -> Inferred:
+        """A step of the posterior from q(s_{t-1}), all arguments (*B, ...) as for `Landmarks`."""
+        assert self.landmarks is not None
+        found = memory.read_reverse(z_mean, self.landmarks.K, fewer=True)
+        inferred: Inferred = self.landmarks(
+            s, variance, predicted, self.transition.sigma_s, self.step_length, found.distance, found.s_mean, found.s_variance
+        )
+        return inferred
+
+    @torch.no_grad()
+    def relocate(self, frame: Tensor, memory: SpatialMemory) -> Belief:
+        """The belief on waking up somewhere in a remembered world: x_t (*B, H, W, C) alone tells where.
+
+        Where it does not, the belief is as wide as all that is remembered, and `infer` narrows it as soon as a step tells.
+        ValueError for a model without landmarks.
+        """
+        if self.landmarks is None:
+            raise ValueError("Landmarks find a lost agent, and this model has none. Take one that was trained with them: landmarks=16.")
+        entries = torch.arange(memory.s_mean.shape[-2], device=memory.count.device)
+        weight = (entries < memory.count[..., None])[..., None] / memory.count[..., None, None]  # (*B, N, 1)
+        mean = (weight * memory.s_mean).sum(dim=-2)
+        variance = (weight * (memory.s_mean - mean[..., None, :]).square()).sum(dim=-2) + self.step_length**2
+        mean, variance, _ = self._correct(mean, variance, mean, self.encode(frame)[0], memory)
+        return Belief(mean, variance, torch.zeros_like(mean), memory)
+
+    @torch.no_grad()
     def remember(self, walk: Walk) -> Belief:
         """The past encoder (eq. 3) over a whole walk: what `initial` and `observe` give step by step, in one pass."""
         z_mean, z_variance = self.encode_walk(walk.frames)
-        mean, variance, u = self.filter(walk.actions)
+        mean, variance, u, _ = self.infer_walk(z_mean, walk.actions)
         zero = mean.new_zeros(mean.shape[:-1])
         values = {
             "z_mean": z_mean,
@@ -247,6 +295,38 @@ class GTMSM(nn.Module):
         steps = torch.arange(1, mean.shape[-2] + 1, device=mean.device)[:, None]
         return mean, (steps * self.transition.sigma_s**2).expand_as(mean), u
 
+    def infer_walk(self, z_mean: Tensor, actions: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What `infer` makes of whole walks, each frame compared with those before it: `filter` with landmarks, and the KL of s_t.
+
+        z_mean: (*B, T, d) of q(z_t | x_t); actions: (*B, T-1); lengths: as for `filter`, without landmarks only
+        Returns means, variances, displacements (*B, T, n), and E_q(s_{t-1}) KL(q(s_t | ...) || p(s_t | s_{t-1}, a_t)) (*B, T), 0 at x_1.
+        """
+        if self.landmarks is None:
+            mean, variance, u = self.filter(actions, lengths)
+            return mean, variance, u, mean.new_zeros(mean.shape[:-1])
+        self._check_actions(actions, z_mean.shape[:-2], sequences=True)
+        steps, n = z_mean.shape[-2], self.transition.W_a.shape[0]
+        z, a = z_mean.reshape(-1, *z_mean.shape[-2:]), actions.reshape(-1, steps - 1)  # (B, T, d), (B, T-1)
+        found = nearest_before(z, min(self.landmarks.K, steps))  # (B, T, K)
+        row, step_length, sigma_s = torch.arange(len(z), device=z.device)[:, None], self.step_length, self.transition.sigma_s
+        s = z.new_zeros(len(z), n)
+        variance = torch.full_like(s, sigma_s**2)
+        states = torch.cat([s, variance], dim=-1)[:, None]  # (B, t, 2n) of the steps so far
+        displacements, kls = [s], [s.new_zeros(len(s))]
+        for t in range(1, steps):
+            predicted, _ = self.transition(s, displacements[-1], a[:, t - 1])
+            index = found[:, t, : min(t, self.landmarks.K)]
+            rho = (z[:, t, None] - z[row, index]).square().sum(dim=-1).clamp(min=1e-20).sqrt()
+            s_k, v_k = states[row, index].split(n, dim=-1)
+            before = s
+            s, variance, kl = self.landmarks(s, variance, predicted, sigma_s, step_length, rho, s_k, v_k)
+            states = torch.cat([states, torch.cat([s, variance], dim=-1)[:, None]], dim=1)
+            displacements.append(s - before)
+            kls.append(kl)
+        shape = (*z_mean.shape[:-1], n)
+        mean, variances = (x.reshape(shape) for x in states.split(n, dim=-1))
+        return mean, variances, torch.stack(displacements, dim=1).reshape(shape), torch.stack(kls, dim=1).reshape(shape[:-1])
+
     def forward(
         self, frames: Tensor, index: Tensor, actions: Tensor, tau: int, prior: Prior | None = None, generator: torch.Generator | None = None
     ) -> Elbo:
@@ -278,14 +358,16 @@ class GTMSM(nn.Module):
         """KL(q(z_t | x_t) || p(z_t | s_t, M)) for t > tau by one sample of s_t and z_t: (B, T - tau), and that z (B, T - tau, d).
 
         q_mean, q_variance: (B, T, d) of q(z_t | x_t), those of t <= tau are remembered; lengths as for `filter`.
+        With landmarks, which steps after tau have too, the KL of s_t is added.
         """
-        s_mean, s_variance, _ = self.filter(actions, lengths)
+        s_mean, s_variance, _, s_kl = self.infer_walk(q_mean, actions, lengths)
         values = {"z_mean": q_mean[:, :tau], "z_variance": q_variance[:, :tau]}
         memory = SpatialMemory(s_mean[:, :tau], s_variance[:, :tau], values)
         mean, variance = q_mean[:, tau:], q_variance[:, tau:]
         s = s_mean[:, tau:] + s_variance[:, tau:].sqrt() * torch.empty_like(s_mean[:, tau:]).normal_(generator=generator)
         z = mean + variance.sqrt() * torch.empty_like(mean).normal_(generator=generator)
-        return gaussian_log_prob(z, mean, variance) - (prior or self.prior)(s, memory).log_prob(z), z
+        kl = gaussian_log_prob(z, mean, variance) - (prior or self.prior)(s, memory).log_prob(z)
+        return kl + s_kl[:, tau:], z
 
     # ---------------------------------------------------------------- disk
 

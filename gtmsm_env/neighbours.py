@@ -30,6 +30,20 @@ def nearest(query: Tensor, keys: Tensor, count: Tensor, k: int) -> Tensor:
         return search_all(query, keys, count, k)
 
 
+def nearest_before(x: Tensor, k: int) -> Tensor:
+    """Indices of the k of x_1..x_{t-1} that are nearest to x_t, ordered as `nearest` does: x (M, T, n) -> (M, T, k).
+
+    The first steps have fewer before them; the rest of their indices are t or later.
+    """
+    with torch.no_grad():
+        index = torch.arange(x.shape[1], device=x.device)
+        found = []
+        for part in x.split(64):  # walks; their pairs of steps fill memory
+            square = _square_distance(part[:, :, None], part[:, None])  # (m, T, T)
+            found.append(_first(square.masked_fill_(index >= index[:, None], torch.inf), index, k))
+        return torch.cat(found)
+
+
 def search_all(query: Tensor, keys: Tensor, count: Tensor, k: int) -> Tensor:
     """Brute force, batched. Distance and index share one integer, so that ties are exact and ordered by index."""
     square = _square_distance(query[:, :, None], keys[:, None])  # (M, Q, N)

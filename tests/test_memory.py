@@ -286,6 +286,20 @@ def test_a_memory_too_small(read: str) -> None:
         getattr(one_lacks, read)(query.expand(2, -1), 4)
 
 
+@pytest.mark.parametrize("queries", [(), (4,)])
+def test_as_many_as_there_are(queries: tuple[int, ...]) -> None:
+    """Each memory of a batch for itself; what it lacks lies infinitely far."""
+    memory = walked((2,), 3).write(**entries((2,), draws()), where=torch.tensor([True, False]))
+    z = torch.randn(2, *queries, D, generator=draws(1))
+    for k in (2, 4, 50):
+        found = memory.read_reverse(z, k, fewer=True)
+        for row, count in enumerate((4, 3)):
+            alone = memory[slice(row, row + 1)].read_reverse(z[row, None], min(k, count))
+            assert torch.equal(found.distance[row, ..., : min(k, count)], alone.distance[0])
+            assert torch.equal(found.s_mean[row, ..., : min(k, count), :], alone.s_mean[0])
+            assert found.distance[row, ..., count:].isinf().all()
+
+
 @pytest.mark.parametrize("shape", [(3,), (1, 2), (3, 2), (2, 5, 3), (5, 2, 2)])
 def test_a_query_of_another_shape(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"memory's batch shape first and its key size last: memory .* query"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gtmsm_env import neighbours
-from gtmsm_env.neighbours import nearest, search_all, search_tree
+from gtmsm_env.neighbours import nearest, nearest_before, search_all, search_tree
 
 
 def slow(query: Tensor, keys: Tensor, k: int) -> list[list[int]]:
@@ -58,6 +59,18 @@ def test_a_batch_of_memories_of_unequal_size() -> None:
         assert index.shape == (3, 6, k)
         for row, used in enumerate(count):
             assert index[row].tolist() == slow(query[row], keys[row, :used], k)
+
+
+@pytest.mark.parametrize("walks", [2, 70])
+def test_what_came_before_is_plain_python(walks: int) -> None:
+    """Ties too; what there is not before a step is told by indices from it on."""
+    x = torch.stack([grid(9, 3, seed=row) for row in range(walks)])
+    index = nearest_before(x, 4)
+    assert index.shape == (walks, 9, 4)
+    for row, t in itertools.product(range(walks), range(9)):
+        before = slow(x[row, t, None], x[row, :t], 4)[0] if t else []
+        assert index[row, t, : len(before)].tolist() == before
+        assert (index[row, t, len(before) :] >= t).all()
 
 
 def test_small_differences_far_from_the_origin_are_told_apart() -> None:
