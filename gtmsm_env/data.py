@@ -13,7 +13,7 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from gtmsm_env.exploration import exploring_actions
-from gtmsm_env.types import Belief, Walk, distinct_frames
+from gtmsm_env.types import Belief, Walk, check_rewards, distinct_frames
 
 if TYPE_CHECKING:
     from gtmsm_env.model import GTMSM
@@ -35,14 +35,20 @@ def record(
         generator: draws the actions; one for all rows, one a row, or the world's own, as its reset leaves it
         seed: handed to the world's reset; to a vector env's also one a row
         policy: called before each step, gives the action, or one a row; such as the labyrinth's `Scavenger`
+
+    ValueError for other actions, frames that are not uint8, rewards that are NaN, and a world that ends the walk.
     """
     if steps < 1:
         raise ValueError(f"A walk has at least one frame, given steps={steps}. Ask for some hundreds.")
     rows = world.num_envs if isinstance(world, VectorEnv) else None
     space = world.single_action_space if isinstance(world, VectorEnv) else world.action_space
-    if not isinstance(space, gym.spaces.Discrete):
-        raise ValueError(f"The exploring policy repeats discrete actions; the world's are {space}. Record the walk yourself as a Walk.")
+    if not isinstance(space, gym.spaces.Discrete) or space.start != 0:
+        raise ValueError(
+            f"The exploring policy repeats discrete actions from 0; the world's are {space}. Record the walk yourself as a Walk."
+        )
     observation, info = world.reset(seed=seed, options={"phase": "walk"})  # type: ignore[arg-type]
+    if not isinstance(observation, dict) or "frame" not in observation:
+        raise ValueError(f"A walk is of frames under 'frame', and {world} shows none there. Wrap the world so that it does.")
     explored = exploring_actions(world.np_random if generator is None else generator, rows or 1, steps - 1, int(space.n))
     frames, positions = [observation["frame"]], [info.get("position")]
     actions: list[Any] = []
@@ -58,6 +64,8 @@ def record(
         for recorded, value in ((frames, observation["frame"]), (actions, action), (rewards, reward), (terminations, terminated)):
             recorded.append(value)
         positions.append(info.get("position"))
+    if kinds := {str(np.asarray(frame).dtype) for frame in frames} - {"uint8"}:
+        raise ValueError(f"A frame is uint8, 0 to 255; the world's are {', '.join(sorted(kinds))}. Wrap the world so that it gives bytes.")
     axis = 1 if rows else 0
     lead = (rows,) if rows else ()
 
@@ -65,10 +73,12 @@ def record(
         values = values if first is None else [np.full(lead, first), *values]
         return torch.from_numpy(np.stack(values, axis=axis).astype(dtype)) if values else torch.zeros((*lead, 0), dtype=torch.int64)
 
+    received = stack(rewards, 0.0, np.float32)
+    check_rewards(received)
     return Walk(
         frames=stack(frames, dtype=np.uint8),
         actions=stack(actions, dtype=np.int64),
-        rewards=stack(rewards, 0.0, np.float32),
+        rewards=received,
         terminations=stack(terminations, False, np.bool_),
         positions=None if positions[0] is None else stack(positions, dtype=np.int64),
     )

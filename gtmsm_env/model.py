@@ -19,7 +19,7 @@ from gtmsm_env.neighbours import nearest_before
 from gtmsm_env.networks import Decoder, Encoder, frames_to_x, x_to_frames
 from gtmsm_env.priors import ViewsPrior, decode_places, mixture_prior
 from gtmsm_env.transitions import LinearWithWalls
-from gtmsm_env.types import WITHIN, Belief, GaussianMixture, Neighbours, Walk, distinct_frames, gaussian_log_prob
+from gtmsm_env.types import WITHIN, Belief, GaussianMixture, Neighbours, Walk, check_rewards, distinct_frames, gaussian_log_prob
 
 Prior = Callable[[Tensor, SpatialMemory], GaussianMixture]
 PRETRAINED = Path(__file__).parent / "pretrained"
@@ -139,8 +139,8 @@ class GTMSM(nn.Module):
         where: (*B,) bool, rows whose memory is written, all by default.
         """
         self._check_actions(action, belief.mean.shape[:-1])
-        if reward is not None and bool(reward.isnan().any()):
-            raise ValueError("A reward is a number, and one given is NaN, which would be remembered. Give what the world gave or nothing.")
+        if reward is not None:
+            check_rewards(reward)
         if where is not None and (where.dtype != torch.bool or where.shape != action.shape):
             raise ValueError(
                 f"`where` says of each belief whether its memory is written: bool of shape {tuple(action.shape)}, given {where.dtype} of "
@@ -204,6 +204,8 @@ class GTMSM(nn.Module):
     @torch.no_grad()
     def remember(self, walk: Walk) -> Belief:
         """The past encoder (eq. 3) over a whole walk: what `initial` and `observe` give step by step, in one pass."""
+        if walk.rewards is not None:
+            check_rewards(walk.rewards)
         z_mean, z_variance = self.encode_walk(walk.frames)
         mean, variance, u, _ = self.infer_walk(z_mean, walk.actions)
         zero = mean.new_zeros(mean.shape[:-1])

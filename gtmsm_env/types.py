@@ -35,10 +35,21 @@ class Walk:
                 f"A walk has one action fewer than frames (a_1 does not exist): frames have leading shape "
                 f"{tuple(self.frames.shape[:-3])}, actions {tuple(self.actions.shape)}. Record x_1 before the first action."
             )
+        steps = self.frames.shape[:-3]
+        for name, of_each in (("rewards", ()), ("terminations", ()), ("positions", (2,))):
+            part = getattr(self, name)
+            if part is not None and part.shape != (*steps, *of_each):
+                raise ValueError(f"A walk has {name} of shape {(*steps, *of_each)}, one a frame; given {tuple(part.shape)}.")
 
     def to(self, device: torch.device | str) -> Walk:
         others = (None if part is None else part.to(device) for part in (self.rewards, self.terminations, self.positions))
         return Walk(self.frames.to(device), self.actions.to(device), *others)
+
+
+def check_rewards(rewards: Tensor) -> None:
+    """Refuses rewards that are NaN. Raises ValueError."""
+    if bool(rewards.isnan().any()):
+        raise ValueError("A reward is a number, and one given is NaN, which would be remembered. Give what the world gave or nothing.")
 
 
 def distinct_frames(frames: Tensor) -> tuple[Tensor, Tensor]:

@@ -145,11 +145,45 @@ def test_a_walk_has_a_frame(steps: int) -> None:
         record(ImageNavigationEnv(), steps)
 
 
+class Odd(Treasure):
+    """Shows frames of another kind, gives another reward, or numbers its actions from 1."""
+
+    def __init__(self, kind: type = np.uint8, name: str = "frame", reward: float = 0.0, first: int = 0) -> None:
+        super().__init__()
+        self.kind, self.name, self.reward = kind, name, reward
+        self.observation_space = gym.spaces.Dict({name: gym.spaces.Box(0, 255, (4, 4, 3), kind)})
+        self.action_space = gym.spaces.Discrete(5, start=first)  # type: ignore[assignment]
+
+    def reset(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:  # type: ignore[override]
+        observation, info = super().reset(**kwargs)
+        return {self.name: observation["frame"].astype(self.kind)}, info
+
+    def step(self, action: int) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        observation, *_, info = super().step(action)
+        return {self.name: observation["frame"].astype(self.kind)}, self.reward, False, False, info
+
+
+@pytest.mark.parametrize(
+    ("odd", "message"),
+    [
+        ({"kind": np.float32}, "A frame is uint8, 0 to 255; the world's are float32"),
+        ({"kind": np.int64}, "A frame is uint8, 0 to 255; the world's are int64"),
+        ({"name": "image"}, "A walk is of frames under 'frame'"),
+        ({"reward": np.nan}, "A reward is a number, and one given is NaN"),
+        ({"first": 1}, r"discrete actions from 0; the world's are Discrete\(5, start=1\)"),
+    ],
+)
+def test_what_is_no_walk_is_not_recorded(odd: dict[str, Any], message: str) -> None:
+    for world in (Odd(**odd), SyncVectorEnv([lambda: Odd(**odd)] * 2)):
+        with pytest.raises(ValueError, match=message):
+            record(world, 5, seed=0)
+
+
 def test_actions_that_cannot_be_repeated() -> None:
     world = Treasure()
     world.action_space = gym.spaces.Box(-1, 1, (2,))  # type: ignore[assignment]
     for one in (world, SyncVectorEnv([lambda: world])):
-        with pytest.raises(ValueError, match=r"discrete actions; the world's are Box.*Record the walk yourself"):
+        with pytest.raises(ValueError, match=r"discrete actions from 0; the world's are Box.*Record the walk yourself"):
             record(one, 5)
 
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,8 @@ def test_rewards_that_are_no_numbers() -> None:
     model, walk = small(), drawn_walk(3)
     with pytest.raises(ValueError, match="A reward is a number"):
         model.observe(model.remember(walk), walk.actions[:, 0], walk.frames[:, 3], torch.tensor([0.0, torch.nan, 1.0]))
+    with pytest.raises(ValueError, match="NaN, which would be remembered"):
+        model.remember(replace(walk, rewards=torch.full(walk.frames.shape[:2], torch.nan)))
 
 
 def test_the_filter_is_equation_3() -> None:

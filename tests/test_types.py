@@ -41,6 +41,13 @@ def test_a_walk_has_one_action_fewer_than_frames(frames: tuple[int, ...], action
         Walk(torch.zeros(frames, dtype=torch.uint8), torch.zeros(actions, dtype=torch.int64))
 
 
+@pytest.mark.parametrize(("name", "shape"), [("rewards", (3,)), ("terminations", (4, 1)), ("positions", (4,)), ("positions", (4, 3))])
+def test_a_walk_has_one_of_each_a_frame(name: str, shape: tuple[int, ...]) -> None:
+    frames, actions = torch.zeros(4, 2, 2, 3, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64)
+    with pytest.raises(ValueError, match=f"A walk has {name} of shape"):
+        Walk(frames, actions, **{name: torch.zeros(shape)})
+
+
 def test_a_walk_moves_with_all_that_it_holds() -> None:
     frames, actions = torch.zeros(4, 2, 2, 3, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64)
     moved = Walk(frames, actions, torch.rand(4), torch.rand(4) > 0.5, torch.arange(8).reshape(4, 2)).to("meta")
