@@ -130,10 +130,10 @@ class BeliefWrapper(gym.Wrapper[Observation, Any, Observation, Any], RecordConst
             self._generator = seeding.np_random(seed)[0]
             self._left = self._paid = 0
         if self._left == 0:
-            walked, _, _ = self._ahead.next(np.zeros(1, np.int64), [self._generator])
+            walked, _, _, paid = self._ahead.next(np.zeros(1, np.int64), [self._generator])
             self._home = self._now = walked[torch.tensor(0)]
             self._left = self.episodes_per_walk or np.iinfo(np.int64).max
-            self._paid += self.walk_steps - 1
+            self._paid += int(paid[0])
         self._left -= 1
         observation, info = self.env.reset(options={**(options or {}), "phase": "task", "world": "same"})
         _check_same_world(info.get("phase") != "task", "phase" in info, info.get("world_steps", -1), self.walk_steps - 1)
@@ -257,7 +257,7 @@ class VectorBeliefWrapper(BatchedRows, VectorWrapper[Observation, Rows, Observat
         _refuse(options)
         new = rows[self._left[rows] == 0]
         if len(new):
-            walked, _, saved = self._ahead.next(new, self.generators)
+            walked, _, saved, paid = self._ahead.next(new, self.generators)
             for row, one in zip(new, saved, strict=True):
                 self.env.unwrapped.load_rows(np.array([row]), one)  # type: ignore[attr-defined]
             if not self._ready.any():
@@ -266,7 +266,7 @@ class VectorBeliefWrapper(BatchedRows, VectorWrapper[Observation, Rows, Observat
                 self._now = self._now.put(index(new, walked), walked)
                 self._home = stand(self._home, index(new, walked), walked)
             self._left[new] = self.episodes_per_walk or np.iinfo(np.int64).max
-            self._paid[new] += self.walk_steps - 1
+            self._paid[new] += paid
         self._left[rows] -= 1
         observation, info = self._reset_world(rows, options)
         walking, steps = info.get("walking"), info.get("world_steps", np.full(self.num_envs, -1))

@@ -215,8 +215,8 @@ class DreamVectorEnv(BatchedRows):
             return
         source = self._source if belief is None else self._rows_of(belief)
         if isinstance(source, WorldsAhead):
-            entered, drawn, pictures = source.next(new, self.generators)
-            self._paid[new] += self.walk_steps - 1
+            entered, drawn, pictures, paid = source.next(new, self.generators)
+            self._paid[new] += paid
         else:
             entered = source[index(new, source)]
             drawn = [np.random.default_rng([int(self.generators[row].integers(2**31)), 1]) for row in new]

@@ -229,21 +229,26 @@ class WorldsAhead:
         self._belief: Belief | None = None
         self._drawn: list[np.random.Generator] = [np.random.default_rng(0)] * worlds.num_envs
         self._kept: list[Any] = [None] * worlds.num_envs
+        self._paid = np.zeros(worlds.num_envs, np.int64)
 
     def forget(self, rows: Rows) -> None:
         """Drop what is in stock for rows whose generator has changed."""
         self._stocked[rows] = False
+        self._paid[rows] = 0
 
-    def next(self, rows: Rows, generators: list[np.random.Generator]) -> tuple[Belief, list[np.random.Generator], list[Any]]:
-        """The next world of some rows: the belief at the walk's end, what is left of the world's random numbers, and what was kept.
+    def next(self, rows: Rows, generators: list[np.random.Generator]) -> tuple[Belief, list[np.random.Generator], list[Any], Rows]:
+        """The next world of some rows: the belief at the walk's end, what is left of the world's random numbers, what was kept, and the
+        steps that were walked for it, (R,), those of walks that were thrown away among them.
 
         generators: of all rows; they draw the seeds.
         """
         if not self._stocked[rows].all():
             self._walk(generators)
         self._stocked[rows] = False
+        paid = self._paid[rows]
+        self._paid[rows] = 0
         assert self._belief is not None
-        return self._belief[index(rows, self._belief)], [self._drawn[row] for row in rows], [self._kept[row] for row in rows]
+        return self._belief[index(rows, self._belief)], [self._drawn[row] for row in rows], [self._kept[row] for row in rows], paid
 
     def _walk(self, generators: list[np.random.Generator]) -> None:
         for _ in range(REWALKS):
@@ -253,6 +258,7 @@ class WorldsAhead:
             for row in lacking.tolist():
                 seeds[row] = int(generators[row].integers(2**31))
                 drawn[row] = np.random.default_rng([seeds[row], 1])  # not the stream that the world draws from
+            self._paid[lacking] += self.steps - 1
             walked = record(self.worlds, self.steps, drawn, seeds).to(self.model.transition.W_a.device)
             belief = self.snapshot(self.model.remember(walked))
             good = has_goals(belief.memory).cpu().numpy() if self.goals else np.ones(len(generators), np.bool_)

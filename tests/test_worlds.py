@@ -40,7 +40,7 @@ def test_bulks() -> None:
     rngs = generators(3)
     stock.next(np.array([0, 1, 2]), rngs)
     assert bulks == [[0, 1, 2]]
-    _, _, kept = stock.next(np.array([1]), rngs)
+    _, _, kept, _ = stock.next(np.array([1]), rngs)
     assert (bulks[1], kept) == ([0, 1, 2], ["row 1 of bulk 2"])
     assert stock.next(np.array([0]), rngs)[2] == ["row 0 of bulk 2"]
     stock.next(np.array([1]), rngs)
@@ -55,7 +55,8 @@ def test_the_kth_world_of_a_row_depends_on_its_seed_alone() -> None:
         stock, _ = ahead(3)
         rngs, seen = generators(3), []
         for rows in order:
-            belief, drawn, _ = stock.next(np.array(rows), rngs)
+            belief, drawn, _, paid = stock.next(np.array(rows), rngs)
+            assert paid.tolist() == [29] * len(rows)  # whenever it was walked
             seen += [(belief[i : i + 1], drawn[i].random()) for i, row in enumerate(rows) if row == 2]
         return seen
 
@@ -89,8 +90,10 @@ class Blank(Dull):
 
 def test_dull_worlds_are_walked_again() -> None:
     stock, bulks = ahead(4, goals=True, world=Dull)
-    belief, _, _ = stock.next(np.arange(4), generators(4))
+    belief, _, _, paid = stock.next(np.arange(4), generators(4))
     assert len(bulks) > 1
+    first = [next(number for number, bulk in enumerate(bulks, 1) if row in bulk) for row in range(4)]
+    assert paid.tolist() == [29 * number for number in first]  # every walk taken counts, those thrown away too
     for row in range(4):
         assert len(belief.memory.values["z_mean"][row].unique(dim=0)) > 2
     with pytest.raises(ValueError, match="looked the same"):
