@@ -4,11 +4,13 @@ Only arguments are read here; torch is imported when a command runs, so that `--
 """
 
 import argparse
+import dis
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from traceback import walk_tb
+
+from gymnasium.error import Error
 
 from gtmsm_env import __version__
 
@@ -19,6 +21,7 @@ EXTRAS = {
     "PIL": "images",
     "imageio_ffmpeg": "video",
     "matplotlib": "plot",
+    "stable_baselines3": "sb3",
     "tensorboard": "train",
     "tqdm": "train",
 }
@@ -56,14 +59,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def status_of(command: Callable[[], int | None]) -> int:
     """Runs a command, one of `agents/` too, and returns its exit status.
 
-    What the project refuses, and an extra that is not installed, is one message on stderr and status 1; other errors keep their traceback.
+    What the project refuses, a world that Gymnasium cannot make, and an extra that is not installed, is one message on stderr and status
+    1; other errors keep their traceback.
     """
     try:
         return command() or 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except (ValueError, FloatingPointError, ModuleNotFoundError) as error:
+    except (ValueError, FloatingPointError, ModuleNotFoundError, TypeError, Error) as error:
         message = _explained(error)
         if message is None:
             raise
@@ -72,13 +76,21 @@ def status_of(command: Callable[[], int | None]) -> int:
 
 
 def _explained(error: Exception) -> str | None:
-    """What to tell of an error; None of one raised inside a library, which is a fault of ours and not the caller's."""
+    """What to tell of an error; None of one raised inside a library or by a library's C code, a fault of ours and not the caller's."""
     if isinstance(error, ModuleNotFoundError) and error.name:
         module = error.name.partition(".")[0]
         extra = EXTRAS.get(module)
         return f"{module} is missing, which the extra {extra!r} installs: pip install 'gtmsm-env[{extra}]'" if extra else None
-    *_, (raised_in, _) = walk_tb(error.__traceback__)
-    return str(error) if raised_in.f_globals.get("__name__", "").partition(".")[0] in ("gtmsm_env", "__main__") else None
+    innermost = error.__traceback__
+    while innermost and innermost.tb_next:
+        innermost = innermost.tb_next
+    assert innermost is not None
+    module = innermost.tb_frame.f_globals.get("__name__", "")
+    if module == "gymnasium.envs.registration":  # there is no such world, or it takes no such arguments
+        return str(error)
+    raised = innermost.tb_frame.f_code.co_code[innermost.tb_lasti] == dis.opmap["RAISE_VARARGS"]  # by a statement, not by C code called
+    ours = raised and module.partition(".")[0] in ("gtmsm_env", "__main__")
+    return str(error) if ours and not isinstance(error, TypeError | Error) else None
 
 
 def _command(

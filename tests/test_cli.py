@@ -6,9 +6,12 @@ from collections.abc import Callable
 from importlib.metadata import metadata
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.error import ResetNeeded
 
 import gtmsm_env
 import gtmsm_env.envs
@@ -142,7 +145,7 @@ def test_what_the_package_refuses_is_one_message(error: Exception, capsys: pytes
     assert capsys.readouterr().err == f"error: {error}\n"
 
 
-@pytest.mark.parametrize("error", [KeyError("no"), RuntimeError("no"), TypeError("no")])
+@pytest.mark.parametrize("error", [KeyError("no"), RuntimeError("no"), TypeError("no"), ResetNeeded("no")])
 def test_other_errors_keep_their_traceback(error: Exception) -> None:
     with pytest.raises(type(error)):
         status_of(of_the_package(error))
@@ -151,6 +154,33 @@ def test_other_errors_keep_their_traceback(error: Exception) -> None:
 def test_errors_of_libraries_keep_their_traceback() -> None:
     with pytest.raises(ValueError, match="same shape"):
         status_of(written_in_the_package("np.stack([np.zeros(1), np.zeros(2)])", np=np))
+
+
+@pytest.mark.parametrize("statement", ["np.zeros(2) + np.zeros(3)", "list(zip([1], [], strict=True))", "int('x')"])
+def test_errors_of_c_code_keep_their_traceback(statement: str) -> None:
+    """It has no frame of its own, so the innermost one is the package's."""
+    with pytest.raises(ValueError, match=r"broadcast|shorter|invalid literal"):
+        status_of(written_in_the_package(statement, np=np))
+
+
+@pytest.mark.parametrize("make", [gym.make, lambda world, **kwargs: gym.make_vec(world, num_envs=1, **kwargs)])
+@pytest.mark.parametrize(
+    ("world", "kwargs", "message"),
+    [
+        ("GTMSM-Nowhere-v0", {}, "`GTMSM-Nowhere` doesn't exist"),
+        ("GTMSM-ImageNavigation-v9", {}, "`v9` for environment `GTMSM-ImageNavigation` doesn't exist"),
+        ("no id", {}, "Malformed environment ID"),
+        ("nomodule:GTMSM-ImageNavigation-v0", {}, "No module named 'nomodule'"),
+        ("GTMSM-ImageNavigation-v0", {"colour": 1}, "unexpected keyword argument 'colour'"),
+    ],
+)
+def test_worlds_that_cannot_be_made_are_one_message(
+    make: Any, world: str, kwargs: dict[str, Any], message: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert status_of(lambda: make(world, **kwargs)) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert message in told
 
 
 def test_refusals_of_real_commands(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
