@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 from gtmsm_env.evaluate import measure, position_figures, together
 from gtmsm_env.model import GTMSM
-from gtmsm_env.recipe import Trainer, recipe
+from gtmsm_env.recipe import Trainer
 from gtmsm_env.report import Cell, check_writable, table, write_json
-from gtmsm_env.train import STEPS, WALKS, gather, new_model
+from gtmsm_env.train import experiment, gather
 from gtmsm_env.trials import SPANS, record_trials, span_name
 
 ENTRY, FIT = "exact entry on visited places, by true place, %", "R^2 of inferred to true position"
@@ -35,9 +35,10 @@ HELD = SPANS[-2:]  # imagined steps 1 to 256 and 1 to 1000
 def learn(seed: int, images: str) -> tuple[GTMSM, float, float]:
     """A model that has learned moves and walls, with the CPU and wall-clock seconds this took from nothing."""
     cpu, wall = time.process_time(), time.monotonic()
-    stages = list(takewhile(lambda stage: stage.name in ("moves", "walls"), recipe("default")))
-    model = new_model("default", seed)
-    trainer = Trainer(model, gather(images, seed, WALKS, STEPS, "cpu"), stages, seed)
+    learned = experiment("image-navigation", "default", images, seed, displacements=False)
+    stages = list(takewhile(lambda stage: stage.name in ("moves", "walls"), learned.stages))
+    model = learned.new_model()
+    trainer = Trainer(model, gather(learned, images, seed), stages, seed)
     for number, stage in enumerate(stages):
         trainer.stage, trainer.iteration = number, 0
         trainer.begin()

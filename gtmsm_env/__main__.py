@@ -14,7 +14,7 @@ from gymnasium.error import Error
 
 from gtmsm_env import __version__
 
-WORLDS = ("image-navigation",)
+WORLDS = ("image-navigation", "obstacle-grid")
 DEFAULT = "(default: %(default)s)"
 # What the commands import beyond the core dependencies, and the extra that installs it.
 EXTRAS = {
@@ -34,11 +34,10 @@ def parser() -> argparse.ArgumentParser:
     commands = program.add_subparsers(dest="command", required=True, metavar="{train,evaluate}")
 
     train = _command(commands, "train", "train a model of a world from frames and actions alone", "--output runs/mine --seed 1")
-    train.add_argument(
-        "--output", type=Path, default=Path("runs/image-navigation"), metavar="FOLDER", help=f"all that is written {DEFAULT}"
-    )
+    train.add_argument("--output", type=Path, metavar="FOLDER", help="all that is written (default: runs/WORLD)")
     train.add_argument("--resume", action="store_true", help="continue from the newest checkpoint in --output")
     train.add_argument("--size", choices=("default", "paper"), default="default", help=f"encodings of our size or the paper's {DEFAULT}")
+    train.add_argument("--displacements", action="store_true", help="obstacle-grid: true displacements as targets, not the ELBO")
     _common(train)
 
     evaluate = _command(commands, "evaluate", "measure a model on worlds it never saw, and draw what it imagines", "--output figures")

@@ -78,9 +78,9 @@ class BeliefWrapper(gym.Wrapper[Observation, Any, Observation, Any], RecordConst
     where the goal frame's encoding was seen. `novelty` is told as it was on arrival, before the place was remembered.
 
     ## Arguments
-    `model`: a shipped model's name, a path, or a `GTMSM`; `observation`: "belief" adds the entries, "state" shows nothing else.
-    `reset` takes the world's options but for those that choose world and start. `info["world_steps"]` counts all real steps since
-    the last seed, walks included.
+    `model`: a shipped model's name, a path, or a `GTMSM`, by default the one that ships for the world; `observation`: "belief" adds the
+    entries, "state" shows nothing else. `reset` takes the world's options but for those that choose world and start.
+    `info["world_steps"]` counts all real steps since the last seed, walks included.
 
     ValueError for a world that the model was not trained for, or that has no walk phase.
     """
@@ -88,7 +88,7 @@ class BeliefWrapper(gym.Wrapper[Observation, Any, Observation, Any], RecordConst
     def __init__(
         self,
         env: gym.Env[Any, Any],
-        model: str | GTMSM = "image-navigation",
+        model: str | GTMSM | None = None,
         *,
         walk_steps: int = 256,
         episodes_per_walk: int | None = 8,
@@ -109,7 +109,7 @@ class BeliefWrapper(gym.Wrapper[Observation, Any, Observation, Any], RecordConst
         if self._dream:
             env.unwrapped.show(observation)  # type: ignore[attr-defined]
             return
-        self.model = open_model(model, device)
+        self.model = open_model(model, env.spec.id if env.spec else str(env), device)
         check_env(self.model, env)
         assert isinstance(env.observation_space, spaces.Dict)
         self.observation_space = shown_space(env.observation_space, self.model, observation)  # type: ignore[assignment]
@@ -167,13 +167,17 @@ class BeliefWrapper(gym.Wrapper[Observation, Any, Observation, Any], RecordConst
 def track(
     model: GTMSM, belief: Belief, action: Tensor, frame: Tensor, reward: Tensor, termination: Tensor, where: Tensor
 ) -> tuple[Belief, Tensor]:
-    """A real step (*B,): the belief after it, and its novelty on arrival (*B,).
+    """A real step (*B,) in a memory of `GTMSM.places`: the belief after it, and its novelty on arrival (*B,).
 
-    Rows `where` remember what they see if it is new to them. What is remembered is not written again: a memory is bounded by its world.
+    Rows `where` remember what they see if it is new to them, and with landmarks what their move did. What is remembered is not written
+    again: a memory is bounded by its world.
     """
-    moved = model.predict(belief, action)
+    moved = model.infer(belief, action, frame)
     novelty = model.novelty(moved.mean, moved.memory)
     new = where & (novelty > WITHIN)
+    if model.landmarks is not None:
+        moved = model.count_move(belief, moved, action, where & ~new)  # `observe` counts the others
+        belief = replace(belief, memory=moved.memory)
     return (model.observe(belief, action, frame, reward, termination, where=new) if new.any() else moved), novelty
 
 
@@ -194,7 +198,7 @@ class VectorBeliefWrapper(BatchedRows, VectorWrapper[Observation, Rows, Observat
     def __init__(
         self,
         env: VectorEnv[Any, Any, Any],
-        model: str | GTMSM = "image-navigation",
+        model: str | GTMSM | None = None,
         *,
         walk_steps: int = 256,
         episodes_per_walk: int | None = 8,
@@ -215,7 +219,7 @@ class VectorBeliefWrapper(BatchedRows, VectorWrapper[Observation, Rows, Observat
                 f"autoreset_mode='Disabled'; got {env} with {env.metadata.get('autoreset_mode')}. "
                 "For other worlds: SyncVectorEnv([lambda: BeliefWrapper(gymnasium.make(...))] * N)."
             )
-        self.model = open_model(model, device)
+        self.model = open_model(model, env.spec.id if env.spec else str(env), device)
         check_env(self.model, env)
         self._prepare(env.num_envs, autoreset_mode)
         self.metadata = {**env.metadata, "autoreset_mode": self.autoreset_mode}

@@ -43,8 +43,9 @@ class DreamEnv(gym.Env[Observation, int]):
     `world_steps`, the real steps paid for walks since the last seed; `novelty`, if asked for.
 
     ## Arguments
-    `world` and `world_kwargs` say what is walked, `model` (a shipped name, a path, or a `GTMSM`) who dreams. `memory`, the path of a
-    saved one (or a `SpatialMemory`), or `belief`, a `Belief`, is dreamed of instead of walked worlds. `walk_steps`,
+    `world` and `world_kwargs` say what is walked, `model` (a shipped name, a path, or a `GTMSM`; by default the one that ships
+    for the world) who dreams. `memory`, the path of a saved one (or a `SpatialMemory`), or `belief`, a `Belief`, is dreamed of instead of
+    walked worlds. `walk_steps`,
     `episodes_per_walk` (None: one walk for ever), `start`, `horizon`; `observation`: "frame", "belief" or "state"; `novelty`: tell it in
     `info`; `task`: "world", the world's own, or "goal", "reward", None; `device`, for a model given by name; `render_mode`:
     "rgb_array" or None; `view`: "dream", or "all".

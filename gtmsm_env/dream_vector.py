@@ -69,7 +69,7 @@ class DreamVectorEnv(BatchedRows):
         *,
         world: str = "GTMSM-ImageNavigation-v0",
         world_kwargs: Mapping[str, Any] | None = None,
-        model: str | GTMSM = "image-navigation",
+        model: str | GTMSM | None = None,
         memory: str | Path | SpatialMemory | None = None,
         belief: Belief | None = None,
         walk_steps: int = 256,
@@ -105,7 +105,7 @@ class DreamVectorEnv(BatchedRows):
         self._prepare(num_envs, autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
 
-        self.model = open_model(model, device)
+        self.model = open_model(model, world, device)
         self._device, self._step_length = self.model.transition.W_a.device, self.model.step_length
         self.world, self.world_kwargs = world, dict(world_kwargs or {})
         given = end_of(memory, self.model) if memory is not None else belief

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,8 @@ from gtmsm_env.landmarks import Inferred, Landmarks
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.neighbours import nearest_before
 from gtmsm_env.networks import Decoder, Encoder, frames_to_x, x_to_frames
-from gtmsm_env.priors import ViewsPrior, decode_places, mixture_prior
+from gtmsm_env.obstacles import MOVES, count_move, count_moves, effect, stopped
+from gtmsm_env.priors import ViewsPrior, mixture_prior, with_views
 from gtmsm_env.transitions import LinearWithWalls
 from gtmsm_env.types import WITHIN, Belief, GaussianMixture, Neighbours, Walk, check_rewards, distinct_frames, gaussian_log_prob
 
@@ -120,6 +122,8 @@ class GTMSM(nn.Module):
         variance = torch.full_like(s, self.transition.sigma_s**2)
         zero = s.new_zeros(s.shape[:-1])
         values = {"z_mean": z_mean, "z_variance": z_variance, "reward": zero, "termination": zero.bool()}
+        if self.landmarks is not None:
+            values |= {"origin": s, "action": zero.long() - 1, "effect": zero + 1}
         values = {name: value.unsqueeze(s.dim() - 1) for name, value in values.items()}
         return Belief(s, variance, torch.zeros_like(s), SpatialMemory(s.unsqueeze(-2), variance.unsqueeze(-2), values))
 
@@ -137,6 +141,7 @@ class GTMSM(nn.Module):
 
         reward, termination: (*B,) received on arriving at x_t, 0 by default as a world without a task gives.
         where: (*B,) bool, rows whose memory is written, all by default.
+        With landmarks the move is remembered too: by the entry written, or where the memory is one of `places`, by the place it left.
         """
         self._check_actions(action, belief.mean.shape[:-1])
         if reward is not None:
@@ -151,13 +156,29 @@ class GTMSM(nn.Module):
         else:  # frames that are neither remembered nor compared are not looked at
             z_mean, z_variance = frame.new_zeros(2, *where.shape, self.config["z_size"], dtype=belief.mean.dtype)
             z_mean[where], z_variance[where] = self.encode(frame[where])
-        belief = self._infer(belief, action, z_mean)
+        before, belief = belief, self._infer(belief, action, z_mean)
+        moves = {}
+        if self.landmarks is not None:
+            moves = dict(zip(MOVES, (before.mean, action, self._effect(before, belief, action)), strict=True))
+            if "tried" in before.memory.values:
+                none = before.memory.values["tried"].new_zeros(*action.shape, self.num_actions)
+                belief, moves = self.count_move(before, belief, action, where), {"tried": none, "moved": none}
         reward = z_mean.new_zeros(action.shape) if reward is None else reward
         termination = torch.zeros(action.shape, dtype=torch.bool, device=action.device) if termination is None else termination
         memory = belief.memory.write(
-            belief.mean, belief.variance, where, z_mean=z_mean, z_variance=z_variance, reward=reward, termination=termination
+            belief.mean, belief.variance, where, z_mean=z_mean, z_variance=z_variance, reward=reward, termination=termination, **moves
         )
         return replace(belief, memory=memory)
+
+    def count_move(self, before: Belief, after: Belief, action: Tensor, where: Tensor | None = None) -> Belief:
+        """`after` a real step from `before` by a_t (*B,), its memory of `places` knowing what the move did: for rows `where`, or all."""
+        where = torch.ones_like(action, dtype=torch.bool) if where is None else where
+        return count_move(after, before.mean, action, self._effect(before, after, action), where, WITHIN * self.step_length)
+
+    def _effect(self, before: Belief, after: Belief, action: Tensor) -> Tensor:
+        """What share of the displacement that the transition expects was there, (*B,)."""
+        expected = self._move(before, action).mean - before.mean
+        return effect(after.mean - before.mean, expected, WITHIN * self.step_length)
 
     @torch.no_grad()
     def infer(self, belief: Belief, action: Tensor, frame: Tensor) -> Belief:
@@ -165,13 +186,12 @@ class GTMSM(nn.Module):
 
         `displacement` is then the inferred one: next to nothing for a blocked move.
         """
-        if self.landmarks is None:
-            return self.predict(belief, action)
-        return self._infer(belief, action, self.encode(frame)[0])
+        self._check_actions(action, belief.mean.shape[:-1])
+        return self._infer(belief, action, None if self.landmarks is None else self.encode(frame)[0])
 
-    def _infer(self, belief: Belief, action: Tensor, z_mean: Tensor) -> Belief:
-        predicted = self.predict(belief, action)
-        if self.landmarks is None:
+    def _infer(self, belief: Belief, action: Tensor, z_mean: Tensor | None) -> Belief:
+        predicted = self._move(belief, action)
+        if z_mean is None or self.landmarks is None:
             return predicted
         mean, variance, _ = self._correct(belief.mean, belief.variance, predicted.mean, z_mean, belief.memory)
         return replace(belief, mean=mean, variance=variance, displacement=mean - belief.mean)
@@ -215,25 +235,60 @@ class GTMSM(nn.Module):
             "reward": zero if walk.rewards is None else walk.rewards,
             "termination": zero.bool() if walk.terminations is None else walk.terminations,
         }
+        if self.landmarks is not None:
+            before, action = mean[..., :-1, :], walk.actions
+            expected = self.transition(before, u[..., :-1, :], action)[1]
+            share = effect(u[..., 1:, :], expected, WITHIN * self.step_length)
+            parts = (before, mean[..., :1, :], -2), (action, zero[..., :1].long() - 1, -1), (share, zero[..., :1] + 1, -1)
+            values |= {name: torch.cat([first, x], dim=axis) for name, (x, first, axis) in zip(MOVES, parts, strict=True)}
         return Belief(mean[..., -1, :], variance[..., -1, :], u[..., -1, :], SpatialMemory(mean, variance, values))
 
     def predict(self, belief: Belief, action: Tensor) -> Belief:
-        """One step of p(s_t | s_{t-1}, a_t): action (*B,) int64. The memory is not asked."""
+        """One imagined step by a_t (*B,) int64: p(s_t | s_{t-1}, a_t); with landmarks, no step where the memory knows that one was stopped.
+
+        A model without landmarks asks nothing of the memory.
+        """
         self._check_actions(action, belief.mean.shape[:-1])
+        moved = self._move(belief, action)
+        if (stops := self._stops(belief.memory)) is None:
+            return moved
+        stays = stops(belief.mean, action)[..., None]
+        return replace(moved, mean=torch.where(stays, belief.mean, moved.mean), displacement=torch.where(stays, 0, moved.displacement))
+
+    def _move(self, belief: Belief, action: Tensor) -> Belief:
+        """p(s_t | s_{t-1}, a_t): action (*B,) int64."""
         mean, u = self.transition(belief.mean, belief.displacement, action)
         return replace(belief, mean=mean, variance=belief.variance + self.transition.sigma_s**2, displacement=u)
 
     def imagine(self, belief: Belief, actions: Tensor) -> Belief:
-        """States from actions alone: actions (*B, *C, T), C plans for each belief -> a belief of shape (*B, *C, T), one a step."""
+        """States from actions alone: actions (*B, *C, T), C plans for each belief -> a belief of shape (*B, *C, T), one a step.
+
+        As `predict` does step by step; who imagines many times with landmarks gives a memory of `places`, which is otherwise made anew.
+        """
         self._check_actions(actions, belief.mean.shape[:-1], sequences=True)
         plans = actions.dim() - belief.mean.dim()  # how many axes C has
         lead = (*belief.mean.shape[:-1], *(1,) * plans)
         shape = (*actions.shape[:-1], belief.mean.shape[-1])
         s, u = (x.reshape(*lead, -1).expand(shape) for x in (belief.mean, belief.displacement))
-        mean, u = self.transition.rollout(s, u, actions)
+        mean, u = self.transition.rollout(s, u, actions, stops=self._stops(belief.memory))
         steps = torch.arange(1, actions.shape[-1] + 1, device=mean.device)[:, None]
         variance = belief.variance.reshape(*lead, 1, -1) + steps * self.transition.sigma_s**2
         return replace(belief, mean=mean, variance=variance.expand_as(mean), displacement=u)
+
+    def _stops(self, memory: SpatialMemory) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """Where moves are stopped, by states (*B, *C, n) and actions (*B, *C); None where model or memory knows nothing of obstacles."""
+        if self.landmarks is None or not {"tried", "origin"} & memory.values.keys():
+            return None
+        known = memory if "tried" in memory.values else self.places(memory)
+        return partial(stopped, known, radius=WITHIN * self.step_length)
+
+    def places(self, memory: SpatialMemory) -> SpatialMemory:
+        """The distinct places of a memory, as many at least as the prior reads; with landmarks, and what moves did from each."""
+        radius = WITHIN * self.step_length
+        places = memory.distinct(radius, at_least=self.K if self.views is None else self.views.K)
+        if self.landmarks is None or "origin" not in memory.values:
+            return places
+        return count_moves(places, memory, self.num_actions, radius)
 
     def recall(self, memory: SpatialMemory) -> SpatialMemory:
         """The memory as the prior reads it: as it is for the mixture, its distinct places with their views for the views prior.
@@ -242,7 +297,7 @@ class GTMSM(nn.Module):
         """
         if self.views is None or "view" in memory.values:
             return memory
-        return decode_places(memory, self.decoder, WITHIN * self.step_length, self.views.K)
+        return with_views(self.places(memory), self.decoder)
 
     def prior(self, s: Tensor, memory: SpatialMemory) -> GaussianMixture:
         """p(z | s, M): s (*B, *Q, n) in a memory of batch shape (*B,) -> a mixture of shape (*B, *Q)."""

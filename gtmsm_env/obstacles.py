@@ -1,46 +1,78 @@
 """Remembered obstacles: what moves did where they were tried, so that a dream stops where the walk was stopped.
 
 A transition cannot know obstacles that stand elsewhere in every world; a walk can. An entry of the memory keeps the move that led to it:
-`origin` s_{t-1}, `action` a_t (-1 for x_1) and `effect`, the inferred displacement as a share of the expected one.
+`origin` s_{t-1}, `action` a_t (-1 for x_1) and `effect`, the inferred displacement as a share of the expected one. Distinct places keep
+how often each action was `tried` from them and how often it `moved`.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from gtmsm_env.memory import SpatialMemory
+from gtmsm_env.types import Belief
+
+MOVES = ("origin", "action", "effect")  # what an entry keeps of the move that led to it
 
 
-def effect(displacement: Tensor, expected: Tensor) -> Tensor:
+def effect(displacement: Tensor, expected: Tensor, least: float) -> Tensor:
     """How much of an expected displacement (*B, n) there was, along it: 1 for a free move, 0 for a blocked one; (*B,).
 
-    A move that is not expected to lead anywhere has nothing to be stopped and counts as free.
+    least: in the unit of the state; a move that is not expected to lead so far has nothing to be stopped and counts as free
     """
     square = expected.square().sum(dim=-1)
-    return torch.where(square > 0, (displacement * expected).sum(dim=-1) / square.clamp(min=1e-12), torch.ones_like(square))
+    return torch.where(square > least**2, (displacement * expected).sum(dim=-1) / square.clamp(min=least**2), torch.ones_like(square))
 
 
-def with_moves(places: SpatialMemory, memory: SpatialMemory, num_actions: int, radius: float) -> SpatialMemory:
-    """Distinct places with what the memory knows of moves from each: the value `free` (*M, P, A) bool.
+def count_moves(places: SpatialMemory, memory: SpatialMemory, num_actions: int, radius: float) -> SpatialMemory:
+    """Distinct places with what the memory knows of moves from each: `tried` and `moved` (*M, P, A), how often.
 
-    False where at least half of the expected displacement was missing most of the times that the action was tried there; true where it
-    was never tried, which novelty tells. radius: how far an origin may lie from its place, in the unit of the state
+    A move counts as moved where at least half of the expected displacement was there. radius: how far an origin may lie from its place, in
+    the unit of the state
     """
-    found = places.read(memory.values["origin"], 1)  # (*M, N)
-    action, entries = memory.values["action"], memory.s_mean.shape[-2]
-    used = torch.arange(entries, device=action.device) < memory.count[..., None]
-    counted = (used & (action >= 0) & (found.distance.squeeze(-1) <= radius)).float()
+    entries = torch.arange(memory.s_mean.shape[-2], device=memory.count.device)
+    counted = (entries < memory.count[..., None]) & (memory.values["action"] >= 0)
+    values = {name: value for name, value in places.values.items() if name not in MOVES}
+    none = places.s_mean.new_zeros(*places.s_mean.shape[:-1], num_actions)
+    places = SpatialMemory(places.s_mean, places.s_variance, values | {"tried": none, "moved": none}, places.count)
+    origin, action, share = (memory.values[name] for name in MOVES)
+    return _counted(places, origin, action, share, counted, radius)
+
+
+def count_move(belief: Belief, origin: Tensor, action: Tensor, share: Tensor, where: Tensor, radius: float) -> Belief:
+    """A belief that remembers distinct places, with one more move counted where `where`: origin (*M, n), action, share, where (*M,).
+
+    share: the effect of the move
+    """
+    axis = len(belief.memory.batch_shape)
+    one = [x.unsqueeze(axis) for x in (origin, action, share, where)]
+    return replace(belief, memory=_counted(belief.memory, one[0], one[1], one[2], one[3], radius))
+
+
+def _counted(places: SpatialMemory, origin: Tensor, action: Tensor, share: Tensor, counted: Tensor, radius: float) -> SpatialMemory:
+    """Places with some more moves: origin (*M, N, n); action, share, counted (*M, N)."""
+    found = places.read(origin, 1)  # (*M, N)
+    counts = (counted & (found.distance.squeeze(-1) <= radius)).to(origin.dtype)
+    num_actions = places.values["tried"].shape[-1]
     cell = found.index.squeeze(-1) * num_actions + action.clamp(min=0)
-    none = counted.new_zeros(*memory.batch_shape, places.s_mean.shape[-2] * num_actions)
-    tried = none.scatter_add(-1, cell, counted)
-    moved = none.scatter_add(-1, cell, counted * (memory.values["effect"] > 0.5))
-    free = (2 * moved >= tried).unflatten(-1, (-1, num_actions))
-    return SpatialMemory(places.s_mean, places.s_variance, places.values | {"free": free}, places.count)
+
+    def add(name: str, counts: Tensor) -> Tensor:
+        return places.values[name].flatten(-2).scatter_add(-1, cell, counts).unflatten(-1, (-1, num_actions))
+
+    more = {"tried": add("tried", counts), "moved": add("moved", counts * (share > 0.5))}
+    return SpatialMemory(places.s_mean, places.s_variance, places.values | more, places.count)
 
 
 def stopped(places: SpatialMemory, s: Tensor, action: Tensor, radius: float) -> Tensor:
-    """Where a move by `action` (*M, *Q) from s (*M, *Q, n) meets an obstacle that the walk has touched from there: (*M, *Q) bool."""
+    """Where a move by `action` (*M, *Q) from s (*M, *Q, n) meets an obstacle that the walk has touched from there: (*M, *Q) bool.
+
+    Touched is what stopped an action most of the times that it was tried from that place. What was never tried is free; novelty tells.
+    """
     nearest = places.read(s, 1)
-    free = torch.take_along_dim(nearest.values["free"].squeeze(-2), action[..., None], dim=-1).squeeze(-1)
-    return ~free & (nearest.distance.squeeze(-1) <= radius)
+    tried, moved = (
+        torch.take_along_dim(nearest.values[name].squeeze(-2), action[..., None], -1).squeeze(-1) for name in ("tried", "moved")
+    )
+    return (2 * moved < tried) & (nearest.distance.squeeze(-1) <= radius)

@@ -123,7 +123,6 @@ class ViewsPrior(nn.Module):
         return torch.exp(-0.5 * (distance / self.log_width.exp()).square())
 
 
-def decode_places(memory: SpatialMemory, decoder: Decoder, radius: float, K: int) -> SpatialMemory:
+def with_views(places: SpatialMemory, decoder: Decoder) -> SpatialMemory:
     """The distinct places of a memory, each with its decoded `view` (*M, N, C, H, W), ready for the views prior."""
-    places = memory.distinct(radius, at_least=K)
     return SpatialMemory(places.s_mean, places.s_variance, places.values | {"view": decoder(places.values["z_mean"])}, places.count)

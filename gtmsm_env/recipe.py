@@ -21,11 +21,14 @@ from gtmsm_env.data import Walks
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
 from gtmsm_env.networks import frames_to_x, set_principal_components
-from gtmsm_env.priors import decode_places, mixture_prior
+from gtmsm_env.priors import mixture_prior, with_views
 from gtmsm_env.types import WITHIN, Neighbours, gaussian_log_prob
 
+WORLD, RULES = "GTMSM-ImageNavigation-v0", {"image_size": 32, "crop_size": 8, "step_size": 3}
+WALKS, STEPS = 16384, 512  # what is learned from
 BATCH = 32  # walks an iteration
 RECALLED = 4096  # walks from which moves and walls are learned: enough, and their encodings fit into memory
+DISPLACED = 0.1  # places; deviation at which an inferred displacement is compared with the true one, where a training is given it
 IMAGINED = 0.1  # deviation at which the views prior's imagined frame is compared with the true one while it learns
 
 
@@ -45,10 +48,10 @@ class Stage:
     delta: float = 1e-4
 
 
-def recipe(size: str) -> list[Stage]:
+def stages(size: str) -> list[Stage]:
     """The stages of a full training."""
     moves, both = {"moves": 1e-2}, {"moves": 3e-4, "walls": 2e-3}  # gentle once both are found: faster, seed 4 lost its walls again
-    stages = [
+    first = [
         Stage("moves", 400, moves, 40, tau=32, ahead=32, walls=False, delta=1.0),
         Stage("moves", 300, moves, 60, tau=64, ahead=32, walls=False, delta=0.1, falling=True),
         Stage("walls", 800, {"walls": 1e-2}, 60, tau=32, ahead=32, delta=1.0, falling=True),
@@ -57,14 +60,20 @@ def recipe(size: str) -> list[Stage]:
         Stage("vae", 8000, {"vae": 1e-3}, 20, falling=True),
     ]
     if size == "paper":
-        return [*stages, Stage("elbo", 1000, {"vae": 3e-4}, 200, falling=True, tau=256, ahead=32, K=5, delta=1e-4)]
-    return [*stages, Stage("views", 600, {"geometry": 3e-2, "views": 1e-3}, 300, falling=True)]
+        return [*first, Stage("elbo", 1000, {"vae": 3e-4}, 200, falling=True, tau=256, ahead=32, K=5, delta=1e-4)]
+    return [*first, Stage("views", 600, {"geometry": 3e-2, "views": 1e-3}, 300, falling=True)]
 
 
 SIZES: dict[str, dict[str, Any]] = {
     "default": {"z_size": 64, "hidden": 256, "prior": "views"},
     "paper": {"z_size": 16, "hidden": 256, "prior": "mixture"},
 }
+
+
+def new_model(size: str, seed: int) -> GTMSM:
+    """A model that has learned nothing; its initial weights are a function of the seed."""
+    torch.manual_seed(seed)
+    return GTMSM((8, 8, 3), 5, world={"id": WORLD, "kwargs": RULES, "start": "center"}, **SIZES[size])
 
 
 @dataclass
@@ -78,6 +87,7 @@ class Trainer:
     stage: int = 0
     iteration: int = 0
     _encodings: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+    _to_places: Tensor | None = field(default=None, repr=False)
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """The parameters that a stage's rates are for."""
@@ -90,6 +100,7 @@ class Trainer:
             "vae": [*model.encoder.parameters(), *model.decoder.parameters()],
             "geometry": geometry,
             "views": network,
+            "landmarks": [] if model.landmarks is None else list(model.landmarks.parameters()),
         }
 
     def optimizer(self) -> torch.optim.Adam:
@@ -106,7 +117,7 @@ class Trainer:
         """What a stage needs before its first iteration."""
         self.model.transition.walls = self.stages[self.stage].walls
         self._encodings = None
-        if self.stage == 0:
+        if self.stage == 0 and "moves" in self.stages[0].rates:  # a model that has learned nothing
             x = frames_to_x(self._crops(np.random.default_rng([self.seed, 0]), 50_000))
             set_principal_components(self.model.encoder, self.model.decoder, x, self.model.sigma_x)
         elif self.stages[self.stage].walls and not self.stages[self.stage - 1].walls:
@@ -126,6 +137,8 @@ class Trainer:
             "vae": self.vae_loss,
             "views": self.views_loss,
             "elbo": self.elbo_loss,
+            "landmarks": self.recall_loss,
+            "displacements": self.displacement_loss,
         }
         loss = losses[stage.name](stage, rng, generator)
         nats = float(loss.detach())
@@ -188,7 +201,7 @@ class Trainer:
             s, s_variance, _ = model.filter(walks.actions)
             q_mean, q_variance = (torch.take_along_dim(q, walks.index[..., None], dim=1) for q in model.encode(walks.frames))
             memory = SpatialMemory(s[:, :tau], s_variance[:, :tau], {"z_mean": q_mean[:, :tau], "z_variance": q_variance[:, :tau]})
-            places = decode_places(memory, model.decoder, WITHIN * model.step_length, views.K + 1)
+            places = with_views(memory.distinct(WITHIN * model.step_length, at_least=views.K + 1), model.decoder)
             new = model.novelty(s[:, tau:], places) > WITHIN  # (B, ahead)
             weight = torch.where(new, 0.6 / (new.float().mean() + 1e-3), 0.4 / ((~new).float().mean() + 1e-3))
             at = tau + torch.multinomial(weight, queries, generator=generator)  # (B, Q)
@@ -204,7 +217,27 @@ class Trainer:
         imagined = model.decoder(mixture.mean[..., 0, :])
         return -mixture.log_prob(z).mean() + (x - imagined).square().flatten(2).sum(dim=-1).mean() / (2 * IMAGINED**2)
 
+    def displacement_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
+        """-log N(true displacement; the inferred one, a tenth of a step) but for its constant: the term of section 4.2.2 a step."""
+        rows = torch.from_numpy(rng.integers(len(self.walks), size=BATCH)).to(self.walks.frames.device)
+        walks = self.walks.batch(rows, stage.tau)
+        assert walks.displacements is not None
+        z_mean = torch.take_along_dim(self._encoded()[0][rows], walks.index[..., None], dim=1)
+        u = self.model.infer_walk(z_mean, walks.actions)[2][:, 1:]
+        wrong = (u @ self._displacement_of_state() - walks.displacements) / DISPLACED
+        return 0.5 * wrong.square().sum(dim=-1).mean()
+
     # ---------------------------------------------------------------- what they read
+
+    def _displacement_of_state(self) -> Tensor:
+        """The linear map (n, 2) from displacements of the state to true ones, by what each action does to both where it moves."""
+        if self._to_places is None:
+            true, actions = self.walks.displacements, self.walks.actions
+            assert true is not None
+            moved = true.any(dim=-1)
+            does = [true[moved & (actions == a)].float().mean(dim=0).nan_to_num() for a in range(self.model.num_actions)]  # 0 for a stay
+            self._to_places = torch.linalg.lstsq(self.model.transition.W_a.t(), torch.stack(does)).solution
+        return self._to_places
 
     def _encoded(self) -> tuple[Tensor, Tensor]:
         """q(z | x) of every distinct frame of these walks, (W, F, d) each."""

@@ -8,9 +8,9 @@ import platform
 import shlex
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import accumulate
 from pathlib import Path
@@ -20,67 +20,104 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gtmsm_env import recipe, recipe_obstacles
 from gtmsm_env.checkpoint import CheckpointError, check_keys, load_checkpoint, save_checkpoint
 from gtmsm_env.data import Walks, concatenate, recolour, record_walks
+from gtmsm_env.drift import drift_figures
 from gtmsm_env.envs.images import open_images
 from gtmsm_env.evaluate import judge, summary
 from gtmsm_env.model import GTMSM
-from gtmsm_env.recipe import SIZES, Trainer, recipe
+from gtmsm_env.recipe import Stage, Trainer
 from gtmsm_env.report import check_writable, write_json
 
-WORLD, RULES = "GTMSM-ImageNavigation-v0", {"image_size": 32, "crop_size": 8, "step_size": 3}
-WALKS, STEPS = 16384, 512  # what is learned from
 CHECKPOINT_SECONDS = 60
 JUDGED = 100  # test worlds whose figures the card holds, those of `evaluate` by default
 
 
+@dataclass(frozen=True)
+class Experiment:
+    """What is learned, from what, and how it is judged."""
+
+    world: str
+    kwargs: dict[str, Any]  # the world's rules
+    walks: int
+    steps: int  # of each
+    stages: list[Stage]
+    new_model: Callable[[], GTMSM]  # before its first stage
+    figures: Callable[[GTMSM], dict[str, Any]]  # of test worlds: those of the model card
+    displacements: bool = False  # whether true ones are recorded, as targets
+
+
+def experiment(world: str, size: str, images: str, seed: int, displacements: bool) -> Experiment:
+    """The one that the command names by its world. ValueError for displacements where these teach nothing."""
+    if world == "obstacle-grid":
+        return Experiment(
+            recipe_obstacles.WORLD,
+            recipe.RULES,
+            recipe_obstacles.WALKS,
+            recipe_obstacles.STEPS,
+            recipe_obstacles.stages(displacements),
+            lambda: recipe_obstacles.new_model(size, seed),
+            lambda model: drift_figures(model, JUDGED, images),
+            displacements,
+        )
+    if displacements:
+        raise ValueError(f"Displacements are targets where obstacles stop moves; {world} has none. Leave out --displacements.")
+    return Experiment(
+        recipe.WORLD,
+        recipe.RULES,
+        recipe.WALKS,
+        recipe.STEPS,
+        recipe.stages(size),
+        lambda: recipe.new_model(size, seed),
+        lambda model: summary(judge(model, JUDGED, images=images)[0]),
+    )
+
+
 def run(args: argparse.Namespace) -> int:
-    """`python -m gtmsm_env train image-navigation`: trains into args.output and returns the exit status."""
-    check_writable(args.json, args.output)
-    path = args.output / "training"
+    """`python -m gtmsm_env train WORLD`: trains into args.output, runs/WORLD by default, and returns the exit status."""
+    output = args.output or Path("runs") / args.world
+    learned = experiment(args.world, args.size, args.images, args.seed, args.displacements)
+    check_writable(args.json, output)
+    path = output / "training"
     if path.with_suffix(".json").exists() and not args.resume:
-        raise ValueError(f"{args.output} holds a training already. Continue it with --resume, or choose another --output.")
+        raise ValueError(f"{output} holds a training already. Continue it with --resume, or choose another --output.")
     open_images(args.images, split="test")  # refused now if it cannot be judged in the end
-    model = new_model(args.size, args.seed).to(args.device)
-    what = {"seed": args.seed, "size": args.size, "images": args.images, "stages": [asdict(stage) for stage in recipe(args.size)]}
-    walks = gather(args.images, args.seed, WALKS, STEPS, args.device)
-    trainer = Trainer(model, walks, recipe(args.size), args.seed)
-    seconds = fit(trainer, path, what, args.resume)
+    model = learned.new_model().to(args.device)
+    stages = [asdict(stage) for stage in learned.stages]
+    what = {"world": args.world, "seed": args.seed, "size": args.size, "images": args.images, "stages": stages}
+    walks = gather(learned, args.images, args.seed).to(args.device)
+    seconds = fit(Trainer(model, walks, learned.stages, args.seed), path, what, args.resume)
+    command = f"python -m gtmsm_env train {args.world} --seed {args.seed} --size {args.size} --images {shlex.quote(args.images)}"
     card = {
-        "command": f"python -m gtmsm_env train image-navigation --seed {args.seed} --size {args.size} --images {shlex.quote(args.images)}",
+        "command": command + " --displacements" * args.displacements,
         "versions": {name: version(name) for name in ("gtmsm-env", "torch", "numpy")} | {"python": platform.python_version()},
         "seconds": round(seconds),
-        "walks": {"count": len(walks), "steps": STEPS, "split": "train"},
+        "walks": {"count": len(walks), "steps": learned.steps, "split": "train"},
         **what,
     }
-    model.save(args.output / "model", **card)
-    print(f"{args.output / 'model'}.safetensors after {seconds / 60:.1f} CPU minutes; judging it in {JUDGED} test worlds.")
-    figures = summary(judge(model, JUDGED, images=args.images)[0])
-    model.save(args.output / "model", **card, figures=figures)
+    model.save(output / "model", **card)
+    print(f"{output / 'model'}.safetensors after {seconds / 60:.1f} CPU minutes; judging it in {JUDGED} test worlds.")
+    figures = learned.figures(model)
+    model.save(output / "model", **card, figures=figures)
     print(json.dumps(figures, indent=2))
-    print(f"All figures: python -m gtmsm_env evaluate image-navigation --model {args.output / 'model'}")
+    print(f"All figures: python -m gtmsm_env evaluate {args.world} --model {output / 'model'}")
     if args.json:
-        write_json(args.json, {"seconds": seconds, "model": str(args.output / "model"), **figures}, args.seed)
+        write_json(args.json, {"seconds": seconds, "model": str(output / "model"), **figures}, args.seed)
     return 0
 
 
-def new_model(size: str, seed: int) -> GTMSM:
-    """A model that has learned nothing; its initial weights are a function of the seed."""
-    torch.manual_seed(seed)
-    return GTMSM((8, 8, 3), 5, world={"id": WORLD, "kwargs": RULES, "start": "center"}, **SIZES[size])
-
-
-def gather(images: str, seed: int, count: int, steps: int, device: str) -> Walks:
+def gather(learned: Experiment, images: str, seed: int) -> Walks:
     """Walks in worlds of the train split, recoloured so that what is learned holds for pictures of any palette. Shows a progress bar."""
     from tqdm import tqdm
 
     parts, generator = [], np.random.default_rng([seed, 1])
-    with tqdm(total=count, desc="walking", unit="walk") as progress:
-        for part in record_walks(WORLD, {**RULES, "images": images, "split": "train", "task": None}, count, steps, seed):
+    kwargs = {**learned.kwargs, "images": images, "split": "train", "task": None}
+    with tqdm(total=learned.walks, desc="walking", unit="walk") as progress:
+        for part in record_walks(learned.world, kwargs, learned.walks, learned.steps, seed, displacements=learned.displacements):
             parts.append(recolour(part, generator))
             progress.update(len(part))
-    walks = concatenate(parts)
-    return Walks(walks.frames.to(device), walks.index.to(device), walks.actions.to(device))
+    return concatenate(parts)
 
 
 def fit(trainer: Trainer, path: Path, what: dict[str, Any], resume: bool = False) -> float:

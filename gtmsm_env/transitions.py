@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -36,19 +38,30 @@ class LinearWithWalls(nn.Module):
             move = torch.sigmoid(self.g((s + move) / self.wall_scale)) * move
         return s + move, move
 
-    def rollout(self, s: Tensor, u: Tensor, a: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def rollout(
+        self,
+        s: Tensor,
+        u: Tensor,
+        a: Tensor,
+        lengths: Tensor | None = None,
+        stops: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """All steps: s, u (*B, n), a (*B, T) int64 -> s_1..s_T and u_1..u_T (*B, T, n).
 
-        lengths: (*B, T) scales each move, without walls only.
+        lengths: (*B, T) scales each move, without walls only. stops: whether a move by a_t (*B,) from s (*B, n) leads nowhere, (*B,) bool
         """
-        if not self.walls:
+        if not self.walls and stops is None:
             moves = self.W_a.t()[a] * (1 if lengths is None else lengths[..., None])
             return s[..., None, :] + moves.cumsum(dim=-2), moves
         if a.shape[-1] == 0:
             return s.new_empty(*a.shape, s.shape[-1]), s.new_empty(*a.shape, s.shape[-1])
         states, displacements = [], []
         for t in range(a.shape[-1]):
+            before = s
             s, u = self(s, u, a[..., t])
+            if stops is not None:
+                stays = stops(before, a[..., t])[..., None]
+                s, u = torch.where(stays, before, s), torch.where(stays, 0, u)
             states.append(s)
             displacements.append(u)
         return torch.stack(states, dim=-2), torch.stack(displacements, dim=-2)

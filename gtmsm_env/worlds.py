@@ -19,8 +19,8 @@ from torch import Tensor
 from gtmsm_env.data import record
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
-from gtmsm_env.priors import decode_places
-from gtmsm_env.types import WITHIN, Belief
+from gtmsm_env.priors import with_views
+from gtmsm_env.types import Belief
 from gtmsm_env.vector import Rows
 
 ANYWHERE = {"num_envs", "vectorization_mode", "autoreset_mode", "max_episode_steps", "render_mode", "task", "horizon"}
@@ -32,11 +32,24 @@ SAME = 1e-3
 REWALKS = 100  # worlds in a row that look the same everywhere and leave no goal to draw
 
 
-def open_model(model: str | GTMSM, device: str = "cpu") -> GTMSM:
-    """A model by its name or path, onto a device; or one that is there already, which stays where it is. ValueError without that device."""
+SHIPPED = {"GTMSM-ImageNavigation-v0": "image-navigation", "GTMSM-ObstacleGrid-v0": "obstacle-grid"}
+"""The model of each world that comes with the package and is taken where none is named."""
+
+
+def open_model(model: str | GTMSM | None, world: str, device: str = "cpu") -> GTMSM:
+    """A model by its name or path, onto a device; or one that is there already, which stays where it is; None for the world's own.
+
+    ValueError without that device, or where no model of that world ships.
+    """
     if isinstance(model, GTMSM):
         return model
     check_device(device)
+    if model is None and world not in SHIPPED:
+        raise ValueError(
+            f"Where no model is named, the one that ships for the world is taken, and none ships for {world}, only for {list(SHIPPED)}. "
+            "Name a model of your own by its path, or take one of these worlds."
+        )
+    model = SHIPPED[world] if model is None else model
     return GTMSM.load(model, device)
 
 
@@ -121,8 +134,8 @@ def check_memory(model: GTMSM, memory: SpatialMemory) -> None:
 def places(model: GTMSM, memory: SpatialMemory, views: bool = False) -> SpatialMemory:
     """The distinct places of a memory, which is all that a dream asks of it; with their decoded views where frames will be shown."""
     check_memory(model, memory)
-    K, radius = neighbours(model), WITHIN * model.step_length
-    return decode_places(memory, model.decoder, radius, K) if views else memory.distinct(radius, at_least=K)
+    found = model.places(memory)
+    return with_views(found, model.decoder) if views else found
 
 
 def keep_places(model: GTMSM, belief: Belief) -> Belief:

@@ -68,9 +68,10 @@ def test_train_gets_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     defaults = {
         "command": "train",
         "world": "image-navigation",
-        "output": Path("runs/image-navigation"),
+        "output": None,
         "resume": False,
         "size": "default",
+        "displacements": False,
         "images": "procedural",
         "seed": 0,
         "device": "cpu",

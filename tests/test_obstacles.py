@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gtmsm_env.memory import SpatialMemory
-from gtmsm_env.obstacles import effect, stopped, with_moves
+from gtmsm_env.obstacles import count_moves, effect, stopped
 
 A, RADIUS = 5, 0.5
 
@@ -28,15 +28,23 @@ def remembered(*moves: tuple[tuple[float, float], int, float]) -> SpatialMemory:
 
 
 def free(memory: SpatialMemory) -> Tensor:
-    return with_moves(memory.distinct(RADIUS), memory, A, RADIUS).values["free"]
+    """(P, A), which moves from which places nothing has stopped."""
+    places = count_moves(memory.distinct(RADIUS), memory, A, RADIUS)
+    return ~torch.stack([stopped(places, places.s_mean, torch.full((len(places),), a), RADIUS) for a in range(A)], dim=-1)
 
 
 @pytest.mark.parametrize(
     ("displacement", "expected", "share"),
-    [((2.0, 0.0), (2.0, 0.0), 1.0), ((0.0, 0.0), (2.0, 0.0), 0.0), ((1.0, 5.0), (2.0, 0.0), 0.5), ((0.0, 1.0), (0.0, 0.0), 1.0)],
+    [
+        ((2.0, 0.0), (2.0, 0.0), 1.0),
+        ((0.0, 0.0), (2.0, 0.0), 0.0),
+        ((1.0, 5.0), (2.0, 0.0), 0.5),
+        ((0.0, 1.0), (0.0, 0.0), 1.0),
+        ((-0.3, 0.0), (0.1, 0.0), 1.0),  # against an edge nothing was expected
+    ],
 )
 def test_the_effect_of_a_move(displacement: tuple[float, float], expected: tuple[float, float], share: float) -> None:
-    assert float(effect(torch.tensor(displacement), torch.tensor(expected))) == share
+    assert float(effect(torch.tensor(displacement), torch.tensor(expected), RADIUS)) == share
 
 
 def test_what_was_never_tried_is_free() -> None:
@@ -65,7 +73,7 @@ def test_padding_is_not_read() -> None:
 def test_moves_are_stopped_where_they_were() -> None:
     """Within the radius of the place; not beside it, not by another action. A batch is its rows."""
     memory = remembered(((0, 0), 1, 0), ((2, 0), 4, 0))
-    places = with_moves(memory.distinct(RADIUS), memory, A, RADIUS)
+    places = count_moves(memory.distinct(RADIUS), memory, A, RADIUS)
     s = torch.tensor([[0.0, 0.0], [0.3, 0.3], [0.0, 0.6], [2.0, 0.0], [2.0, 0.0]])
     action = torch.tensor([1, 1, 1, 1, 4])
     assert stopped(places, s, action, RADIUS).tolist() == [True, True, False, False, True]
@@ -80,7 +88,7 @@ def test_random_walks_as_by_counting() -> None:
     values = {"z_mean": torch.zeros(rows, entries, 3), "z_variance": torch.ones(rows, entries, 3)}
     values |= {"origin": origin + 0.1 * torch.rand(origin.shape, generator=generator), "action": action, "effect": share}
     memory = SpatialMemory(origin, torch.ones_like(origin), values, torch.tensor([200, 120, 30]))
-    places = with_moves(memory.distinct(RADIUS), memory, A, RADIUS)
+    places = count_moves(memory.distinct(RADIUS), memory, A, RADIUS)
     for row in range(rows):
         for place in range(int(places.count[row])):
             for a in range(A):
@@ -90,4 +98,5 @@ def test_random_walks_as_by_counting() -> None:
                     if action[row, entry] == a and math.dist(origin[row, entry].tolist(), places.s_mean[row, place].tolist()) < RADIUS
                 ]
                 moved = sum(t > 0.5 for t in tries)
-                assert bool(places.values["free"][row, place, a]) == (moved >= len(tries) - moved)
+                assert places.values["tried"][row, place, a] == len(tries)
+                assert places.values["moved"][row, place, a] == moved

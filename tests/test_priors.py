@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.networks import Decoder, Encoder, x_to_frames
-from gtmsm_env.priors import ViewsPrior, decode_places, mixture_prior
+from gtmsm_env.priors import ViewsPrior, mixture_prior, with_views
 from gtmsm_env.types import Neighbours
 
 C, H, W, D, K = 3, 5, 6, 4, 3
@@ -294,9 +294,8 @@ def test_places_have_the_views_that_decoding_gives() -> None:
     s = torch.tensor([[0.0, 0], [1, 0], [0, 0.1], [1, 1], [1, 0]]).expand(2, 5, 2)
     z = torch.randn(2, 5, D, generator=draws())
     memory = SpatialMemory(s, torch.ones_like(s), {"z_mean": z, "z_variance": torch.ones_like(z)})
-    places = decode_places(memory, decoder, radius=0.5, K=2)
+    places = with_views(memory.distinct(0.5, at_least=2), decoder)
     assert places.count.tolist() == [3, 3]
     assert torch.equal(places.values["z_mean"], z[:, [0, 1, 3]])
     for row, entry in itertools.product(range(2), range(3)):
         torch.testing.assert_close(places.values["view"][row, entry], decoder(places.values["z_mean"][row, entry]))
-    assert decode_places(memory, decoder, radius=9, K=4).count.tolist() == [4, 4]  # as many as will be read

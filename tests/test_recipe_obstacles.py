@@ -1,0 +1,122 @@
+"""Landmarks are learned, alone, from either objective; how drift is measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from exact import exact_model
+
+from gtmsm_env import recipe_obstacles, train
+from gtmsm_env.__main__ import parser
+from gtmsm_env.checkpoint import load_checkpoint
+from gtmsm_env.data import Walks, concatenate, recolour, record_walks
+from gtmsm_env.drift import drift, drift_figures
+from gtmsm_env.envs.image_navigation_vector import MOVES
+from gtmsm_env.landmarks import Landmarks
+from gtmsm_env.model import GTMSM
+from gtmsm_env.recipe import Trainer
+from gtmsm_env.recipe_obstacles import WORLD, new_model, stages
+
+
+@pytest.fixture(scope="module")
+def walks() -> Walks:
+    return concatenate(list(record_walks(WORLD, {"split": "train", "task": None}, 40, 40, 0, chunk=40, displacements=True)))
+
+
+def test_displacements_are_of_the_frames_and_actions(walks: Walks) -> None:
+    """Targets of the step they belong to, wherever a walk is cut, gathered or recoloured."""
+    assert walks.displacements is not None
+    moved = walks.displacements.any(dim=-1)
+    assert torch.equal(walks.displacements[moved], torch.from_numpy(MOVES).to(torch.int8)[walks.actions[moved]])
+    same = walks.index[:, 1:] == walks.index[:, :-1]
+    assert not same[moved].any()
+    assert same[~moved].all()
+    for other in (recolour(walks, np.random.default_rng(0)), walks.to("cpu"), concatenate([walks, walks]).batch(torch.arange(40, 80), 40)):
+        assert other.displacements is not None
+        assert torch.equal(other.displacements, walks.displacements)
+    cut = walks.batch(torch.tensor([3, 1]), 7).displacements
+    assert cut is not None
+    assert torch.equal(cut, walks.displacements[[3, 1], :6])
+
+
+def test_the_rest_of_the_model_is_the_shipped_one() -> None:
+    base, model = GTMSM.load("image-navigation"), new_model("default", 0)
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in base.state_dict().items())
+    assert {name.partition(".")[0] for name in model.state_dict().keys() - base.state_dict().keys()} == {"landmarks"}
+    assert model.world == {**(base.world or {}), "id": WORLD}
+    assert model.transition.sigma_s == pytest.approx(base.step_length / 10)
+    assert new_model("paper", 0).views is None
+
+
+@pytest.mark.parametrize("displacements", [False, True])
+def test_landmarks_learn_and_the_rest_rests(walks: Walks, displacements: bool) -> None:
+    stage = replace(stages(displacements)[0], iterations=4, tau=24, ahead=0 if displacements else 8)
+    model = new_model("default", 0)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    trainer = Trainer(model, walks, [stage], 0)
+    trainer.begin()
+    optimizer = trainer.optimizer()
+    for _ in range(4):
+        trainer.step(optimizer)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]) != name.startswith("landmarks"), name
+
+
+def test_the_error_of_displacements(walks: Walks) -> None:
+    """In tenths of a step: the exact model moves in steps, along the world's axes, and knows nothing of obstacles."""
+    model = exact_model()
+    trainer = Trainer(model, walks, stages(displacements=True), 0)
+    stage = replace(trainer.stages[0], tau=40)
+    batch = walks.batch(torch.from_numpy(np.random.default_rng(0).integers(len(walks), size=32)), 40)
+    assert batch.displacements is not None
+    wrong = (model.filter(batch.actions)[2][:, 1:] - batch.displacements).norm(dim=-1)
+    assert (wrong > 0.5).any()
+    loss = trainer.displacement_loss(stage, np.random.default_rng(0), torch.Generator())
+    torch.testing.assert_close(loss, 0.5 * (wrong / 0.1).square().mean(), rtol=1e-3, atol=1e-3)
+
+
+def test_drift_is_told_in_steps() -> None:
+    """Of a model that knows where it is without obstacles, and with them only by its landmarks."""
+    model = exact_model()
+    model.world = {"id": WORLD, "kwargs": {}, "start": "center"}
+    model.landmarks = Landmarks(16).requires_grad_(False)
+    model.landmarks.none.fill_(7.0)
+    model.transition.sigma_s = 0.1
+    free = drift(model, 4, 60, 0, obstacles=(0, 0))
+    assert free["without"].shape == (4, 60)
+    assert free["without"].max() < 1e-4
+    error = drift(model, 4, 60, 1, obstacles=(2, 2))
+    assert error["with landmarks"][:, -1].mean() < 0.5 < error["without"].max()
+    turned = torch.tensor([[0.0, 2.0], [-2.0, 0.0]])
+    scaled = exact_model()
+    scaled.world, scaled.transition.walls = model.world, False
+    with torch.no_grad():
+        plain = drift(scaled, 4, 60, 1)["without"]
+        scaled.transition.W_a.copy_(turned @ scaled.transition.W_a)
+    torch.testing.assert_close(drift(scaled, 4, 60, 1)["without"], plain, atol=1e-4, rtol=1e-4)
+    figures = drift_figures(model, 3)
+    assert figures["with landmarks"]["position error after 256 steps"] < figures["without"]["position error after 256 steps"]
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_the_command_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = replace(stages(displacements=True)[0], iterations=2, tau=16)
+    monkeypatch.setattr(recipe_obstacles, "stages", lambda displacements: [stage])
+    monkeypatch.setattr(recipe_obstacles, "WALKS", 40)
+    monkeypatch.setattr(recipe_obstacles, "STEPS", 30)
+    monkeypatch.setattr(train, "JUDGED", 2)
+    monkeypatch.chdir(tmp_path)
+    assert train.run(parser().parse_args(["train", "obstacle-grid", "--displacements"])) == 0
+    assert GTMSM.load("runs/obstacle-grid/model").landmarks is not None
+    card = load_checkpoint("runs/obstacle-grid/model")[1]["card"]
+    assert card["command"].endswith("train obstacle-grid --seed 0 --size default --images procedural --displacements")
+    assert card["walks"] == {"count": 40, "steps": 30, "split": "train"}
+    assert card["figures"].keys() == {"with landmarks", "without"}
+    with pytest.raises(ValueError, match="Leave out --displacements"):
+        train.run(parser().parse_args(["train", "image-navigation", "--displacements"]))
