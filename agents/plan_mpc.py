@@ -4,7 +4,8 @@
 
 In each world the agent walks 256 steps at random and remembers what it saw where. Then it is shown the frame of a place it has been,
 asks the memory where that was, and goes there: at every step it imagines some hundreds of walks from where it believes to be, takes
-the first step of the best, and moves its belief by that action. True places are used for the figures only. Beside it, in the same worlds
+the first step of the best, and moves its belief by that action and what it then sees. An obstacle met on the way is remembered and
+planned around. True places are used for the figures only. Beside it, in the same worlds
 with the same goals: an agent that looks one step ahead, a random walk, and the true shortest path. Needs the extras train and video.
 """
 
@@ -30,6 +31,7 @@ from tqdm import tqdm
 
 import gtmsm_env  # noqa: F401  registers the worlds
 from gtmsm_env.__main__ import integer, status_of
+from gtmsm_env.belief import track
 from gtmsm_env.data import walk
 from gtmsm_env.drawing import GOAL, PANEL, TEXT, Picture, enlarge, map_of_places, side_by_side
 from gtmsm_env.memory import SpatialMemory
@@ -39,7 +41,7 @@ from gtmsm_env.planning import METHODS, Objective, Plan, Planner, goal_states, g
 from gtmsm_env.report import check_writable, table, write_json
 from gtmsm_env.types import WITHIN, Belief
 from gtmsm_env.video import missing, write_video
-from gtmsm_env.worlds import check_world, keep_places
+from gtmsm_env.worlds import check_world, keep_places, open_model
 
 Agent = Callable[[Belief, Objective, torch.Generator, Plan | None], Plan]
 
@@ -81,8 +83,9 @@ def play(world: VectorEnv[Any, Any, Any], model: GTMSM, agent: Agent, walk_steps
         action = plan.actions[:, 0]
         actions = np.zeros(world.num_envs, np.int64)  # rows that have arrived begin worlds of their own, which nobody looks at
         actions[going] = action
-        observation, _, terminated, truncated, _ = world.step(actions)
-        belief = model.observe(belief, action, torch.from_numpy(observation["frame"][going]))
+        observation, reward, terminated, truncated, _ = world.step(actions)
+        arrived = [torch.from_numpy(values[going]) for values in (observation["frame"], reward.astype(np.float32), terminated)]
+        belief, _ = track(model, belief, action, *arrived, where=torch.ones(len(going), dtype=torch.bool))
         result.taken[going] += 1
         result.success[going] = terminated[going]
         on = torch.from_numpy(~(terminated | truncated)[going])
@@ -178,7 +181,7 @@ def parser() -> argparse.ArgumentParser:
     program.add_argument("--horizon", type=integer(1), default=16, metavar="T", help="steps of a plan")
     program.add_argument("--candidates", type=integer(1), default=192, metavar="C", help="plans imagined in one round")
     program.add_argument("--iterations", type=integer(1), default=3, metavar="I", help="rounds of a decision")
-    program.add_argument("--model", default="image-navigation", metavar="NAME", help="a shipped model, or the path of one of your own")
+    program.add_argument("--model", metavar="NAME", help="a shipped model, or the path of one of your own; None: the world's")
     program.add_argument("--world", default="GTMSM-ImageNavigation-v0", metavar="ID", help="must be the world the model was trained for")
     program.add_argument("--world-kwargs", type=json_object, default={}, metavar="JSON", help="arguments of the world")
     program.add_argument("--images", metavar="SOURCE", help="a folder or zip of images, CelebA or any, in place of procedural ones")
@@ -230,7 +233,7 @@ def main() -> None:
     check_writable(args.json)
     check_writable(video)
     torch.set_num_threads(1)  # the tensors are small
-    model = GTMSM.load(args.model)
+    model = open_model(args.model, args.world)
     kwargs = args.world_kwargs | ({"images": args.images} if args.images else {})
 
     def make(rows: int, **more: Any) -> VectorEnv[Any, Any, Any]:

@@ -39,8 +39,8 @@ from gtmsm_env.metrics import bootstrap, success_by_path_length, wilson
 from gtmsm_env.model import GTMSM
 from gtmsm_env.report import check_writable, table, write_json
 from gtmsm_env.sb3 import DreamVecEnv
+from gtmsm_env.worlds import open_model
 
-WORLD = "GTMSM-ImageNavigation-v0"
 ROWS = 256  # dreams dreamed at once
 JUDGED = 200  # worlds a point is measured in
 TIMES = 20  # as many real steps for the agent that learns in the world
@@ -77,10 +77,10 @@ class Trial:
 class Judge:
     """Episodes in unseen worlds, walked and remembered, and in the dream of the same walks, towards the same goals."""
 
-    def __init__(self, model: GTMSM, worlds: int, walk_steps: int, kwargs: dict[str, Any], seed: int) -> None:
-        self.world = believed_world(model, worlds, walk_steps, kwargs, "NextStep")
+    def __init__(self, world: str, model: GTMSM, worlds: int, walk_steps: int, kwargs: dict[str, Any], seed: int) -> None:
+        self.world = believed_world(world, model, worlds, walk_steps, kwargs, "NextStep")
         self.dream = DreamVectorEnv(
-            worlds, world=WORLD, world_kwargs=kwargs, model=model, walk_steps=walk_steps, episodes_per_walk=None, observation="state"
+            worlds, world=world, world_kwargs=kwargs, model=model, walk_steps=walk_steps, episodes_per_walk=None, observation="state"
         )
         here, info = self.world.reset(seed=seed)
         there, _ = self.dream.reset(seed=seed)  # the same seed walks the same walks
@@ -114,22 +114,24 @@ def fare(env: VectorEnv[Any, Any, Any], act: Policy, observation: Any) -> tuple[
 # ---------------------------------------------------------------- where it is trained
 
 
-def believed_world(model: GTMSM, rows: int, walk_steps: int, kwargs: dict[str, Any], autoreset_mode: str) -> VectorBeliefWrapper:
+def believed_world(
+    world: str, model: GTMSM, rows: int, walk_steps: int, kwargs: dict[str, Any], autoreset_mode: str
+) -> VectorBeliefWrapper:
     """Worlds observed as their dreams are, each explored once."""
-    world = gym.make_vec(WORLD, num_envs=rows, autoreset_mode="Disabled", **kwargs)
+    worlds = gym.make_vec(world, num_envs=rows, autoreset_mode="Disabled", **kwargs)
     return VectorBeliefWrapper(
-        world, model, walk_steps=walk_steps, episodes_per_walk=None, observation="state", autoreset_mode=autoreset_mode
+        worlds, model, walk_steps=walk_steps, episodes_per_walk=None, observation="state", autoreset_mode=autoreset_mode
     )
 
 
-def dream_of_walks(model: GTMSM, walks: int, walk_steps: int, kwargs: dict[str, Any], seed: int) -> DreamVectorEnv:
+def dream_of_walks(world: str, model: GTMSM, walks: int, walk_steps: int, kwargs: dict[str, Any], seed: int) -> DreamVectorEnv:
     """Many rows that dream of a few walks, from wherever these have been."""
-    world = gym.make_vec(WORLD, num_envs=walks, **kwargs)
-    belief = walk(world, model, walk_steps, np.random.default_rng(seed), seed)
-    world.close()
+    worlds = gym.make_vec(world, num_envs=walks, **kwargs)
+    belief = walk(worlds, model, walk_steps, np.random.default_rng(seed), seed)
+    worlds.close()
     return DreamVectorEnv(
         ROWS,
-        world=WORLD,
+        world=world,
         world_kwargs=kwargs,
         model=model,
         belief=belief[torch.arange(ROWS) % walks],
@@ -198,7 +200,8 @@ def parser() -> argparse.ArgumentParser:
     program.add_argument("--walks", type=integer(1), default=8, metavar="N", help="worlds explored to be dreamed of")
     program.add_argument("--walk-steps", type=integer(1), default=256, metavar="N", help="frames of an exploring walk")
     program.add_argument("--dream-steps", type=integer(1), default=200_000, metavar="N", help="steps of training in the dream")
-    program.add_argument("--model", default="image-navigation", metavar="NAME", help="a shipped model, or the path of one of your own")
+    program.add_argument("--world", default="GTMSM-ImageNavigation-v0", metavar="ID", help="must be the world the model was trained for")
+    program.add_argument("--model", metavar="NAME", help="a shipped model, or the path of one of your own; None: the world's")
     program.add_argument("--images", default="procedural", metavar="SOURCE", help="or a folder or zip of images, CelebA or any")
     program.add_argument("--worlds", type=integer(1), default=500, metavar="N", help="unseen worlds in which agents are judged at the end")
     program.add_argument("--points", type=integer(1), default=8, metavar="N", help="points of the learning curves")
@@ -241,21 +244,21 @@ def main() -> None:
     check_writable(args.json)
     check_writable(args.plot)
     torch.set_num_threads(1)  # the networks are small
-    model = GTMSM.load(args.model)
+    model = open_model(args.model, args.world)
     train, test = ({"images": args.images, "split": split} for split in ("train", "test"))
-    often = Judge(model, min(args.worlds, JUDGED), args.walk_steps, test, args.seed + 10_000)
-    last = Judge(model, args.worlds, args.walk_steps, test, args.seed)
+    often = Judge(args.world, model, min(args.worlds, JUDGED), args.walk_steps, test, args.seed + 10_000)
+    last = Judge(args.world, model, args.worlds, args.walk_steps, test, args.seed)
     a_walk = args.walk_steps - 1
 
     figures: dict[str, Any] = {}
     for times in (0, 1, TIMES):
         if times == 0:
             name, rows, steps = "in the dream", args.walks, args.dream_steps
-            envs: VectorEnv[Any, Any, Any] = dream_of_walks(model, rows, args.walk_steps, train, args.seed)
+            envs: VectorEnv[Any, Any, Any] = dream_of_walks(args.world, model, rows, args.walk_steps, train, args.seed)
         else:
             name, rows = f"in the world, {times} x", max(1, min(16, times * args.walks // 4))  # a quarter of the steps for walks, or less
             steps = (times * args.walks - rows) * a_walk
-            envs = believed_world(model, rows, args.walk_steps, train, "SameStep")
+            envs = believed_world(args.world, model, rows, args.walk_steps, train, "SameStep")
         env = DreamVecEnv(envs)
         env.seed(args.seed)
         agent, curve = learn(args.algorithm, env, steps, often, args.points, args.seed, f"trained {name}")
@@ -280,7 +283,7 @@ def main() -> None:
         draw(args.plot, figures)
         print(f"learning curves: {args.plot}")
     if args.json:
-        keys = ("algorithm", "model", "images", "walks", "walk_steps", "dream_steps", "worlds")
+        keys = ("algorithm", "world", "model", "images", "walks", "walk_steps", "dream_steps", "worlds")
         write_json(args.json, {key: getattr(args, key) for key in keys} | {"trained": figures}, args.seed)
 
 

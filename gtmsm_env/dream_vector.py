@@ -119,6 +119,7 @@ class DreamVectorEnv(BatchedRows):
         self.task = self._checked_task(task)
         self.show(observation)
 
+        self._warned = False  # of a memory that knows of no obstacles
         self._left = np.zeros(num_envs, np.int64)  # resets until another world is walked
         self._paid = np.zeros(num_envs, np.int64)
         self._steps = np.zeros(num_envs, np.int64)
@@ -162,6 +163,12 @@ class DreamVectorEnv(BatchedRows):
 
     def _rows_of(self, belief: Belief) -> Belief:
         """A belief the caller gave, as one a row."""
+        if self.model.landmarks is not None and not {"origin", "tried"} & belief.memory.values.keys() and not self._warned:
+            gym.logger.warn(
+                "A dream stops at obstacles where its memory keeps what moves did (`origin`, `action`, `effect`); the one given keeps none "
+                "of that, so obstacles are not honoured. Remember the walk with a model that has landmarks: model.remember(walk)."
+            )
+            self._warned = True
         belief = spread(self._snapshot(move(belief, self._device)), self.num_envs)
         if self.task == "goal" and not has_goals(belief.memory).all():
             raise ValueError("A goal is a place that looks unlike the start; in the memory given everything looks the same. Walk further.")

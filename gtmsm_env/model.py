@@ -18,7 +18,7 @@ from gtmsm_env.landmarks import Inferred, Landmarks
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.neighbours import nearest_before
 from gtmsm_env.networks import Decoder, Encoder, frames_to_x, x_to_frames
-from gtmsm_env.obstacles import MOVES, count_move, count_moves, effect, stopped
+from gtmsm_env.obstacles import MOVES, count_move, count_moves, effect, stopped, stops
 from gtmsm_env.priors import ViewsPrior, mixture_prior, with_views
 from gtmsm_env.transitions import LinearWithWalls
 from gtmsm_env.types import WITHIN, Belief, GaussianMixture, Neighbours, Walk, check_rewards, distinct_frames, gaussian_log_prob
@@ -250,9 +250,9 @@ class GTMSM(nn.Module):
         """
         self._check_actions(action, belief.mean.shape[:-1])
         moved = self._move(belief, action)
-        if (stops := self._stops(belief.memory)) is None:
+        if (is_stopped := self._stops(belief.memory)) is None:
             return moved
-        stays = stops(belief.mean, action)[..., None]
+        stays = is_stopped(belief.mean, action)[..., None]
         return replace(moved, mean=torch.where(stays, belief.mean, moved.mean), displacement=torch.where(stays, 0, moved.displacement))
 
     def _move(self, belief: Belief, action: Tensor) -> Belief:
@@ -279,8 +279,7 @@ class GTMSM(nn.Module):
         """Where moves are stopped, by states (*B, *C, n) and actions (*B, *C); None where model or memory knows nothing of obstacles."""
         if self.landmarks is None or not {"tried", "origin"} & memory.values.keys():
             return None
-        known = memory if "tried" in memory.values else self.places(memory)
-        return partial(stopped, known, radius=WITHIN * self.step_length)
+        return partial(stopped, stops(memory if "tried" in memory.values else self.places(memory)), radius=WITHIN * self.step_length)
 
     def places(self, memory: SpatialMemory) -> SpatialMemory:
         """The distinct places of a memory, as many at least as the prior reads; with landmarks, and what moves did from each."""

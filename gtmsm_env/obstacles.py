@@ -8,6 +8,7 @@ how often each action was `tried` from them and how often it `moved`.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -66,13 +67,29 @@ def _counted(places: SpatialMemory, origin: Tensor, action: Tensor, share: Tenso
     return SpatialMemory(places.s_mean, places.s_variance, places.values | more, places.count)
 
 
-def stopped(places: SpatialMemory, s: Tensor, action: Tensor, radius: float) -> Tensor:
-    """Where a move by `action` (*M, *Q) from s (*M, *Q, n) meets an obstacle that the walk has touched from there: (*M, *Q) bool.
+class Stops(NamedTuple):
+    """The places from which a memory knows that moves are stopped, as many as the memory of the batch that knows most."""
 
-    Touched is what stopped an action most of the times that it was tried from that place. What was never tried is free; novelty tells.
+    s: Tensor  # (*M, S, n)
+    actions: Tensor  # (*M, S, A) bool, which moves
+
+
+def stops(places: SpatialMemory) -> Stops:
+    """What places that have counted moves know: stopped is an action that did not move most of the times that it was tried from there.
+
+    What was never tried is free; novelty tells.
     """
-    nearest = places.read(s, 1)
-    tried, moved = (
-        torch.take_along_dim(nearest.values[name].squeeze(-2), action[..., None], -1).squeeze(-1) for name in ("tried", "moved")
-    )
-    return (2 * moved < tried) & (nearest.distance.squeeze(-1) <= radius)
+    actions = 2 * places.values["moved"] < places.values["tried"]
+    some = actions.any(dim=-1)  # (*M, P)
+    most = int(some.sum(dim=-1).max()) if some.numel() else 0
+    which = some.to(torch.int8).argsort(dim=-1, descending=True, stable=True)[..., :most, None]
+    return Stops(torch.take_along_dim(places.s_mean, which, dim=-2), torch.take_along_dim(actions, which, dim=-2))
+
+
+def stopped(known: Stops, s: Tensor, action: Tensor, radius: float) -> Tensor:
+    """Where a move by `action` (*M, *Q) from s (*M, *Q, n) is known to be stopped, at most `radius` away: (*M, *Q) bool."""
+    memories = known.s.shape[:-2]
+    at, by = s.reshape(*memories, -1, 1, s.shape[-1]), action.reshape(*memories, -1, 1)  # (*M, Q, 1, n), (*M, Q, 1)
+    near = (at - known.s[..., None, :, :]).square().sum(dim=-1) <= radius**2  # (*M, Q, S)
+    those = torch.take_along_dim(known.actions.transpose(-1, -2), by, dim=-2)  # (*M, Q, S)
+    return (near & those).any(dim=-1).reshape(action.shape)

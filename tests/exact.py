@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from gtmsm_env.landmarks import Landmarks
 from gtmsm_env.model import GTMSM
 
 
@@ -38,3 +39,13 @@ def exact_model(side: int = 9, frame_shape: tuple[int, int, int] = (8, 8, 3), pr
         model.decoder.linear.weight.copy_(torch.eye(size))
         model.decoder.linear.bias.zero_()
     return model.eval().requires_grad_(False)
+
+
+def exact_landmarks() -> GTMSM:
+    """The exact model with landmarks, which need no training for encodings that are pixels: only the same view is near."""
+    model = exact_model()
+    model.world = {"id": "GTMSM-ObstacleGrid-v0", "kwargs": {}, "start": "center"}
+    model.landmarks = Landmarks(16).requires_grad_(False)
+    model.landmarks.none.fill_(7.0)
+    model.transition.sigma_s = 0.1
+    return model

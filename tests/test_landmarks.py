@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from exact import exact_model
+from exact import exact_landmarks
 from test_model import FRAME, close, drawn_walk, draws, small
 from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, Normal, kl_divergence
@@ -255,15 +255,6 @@ def test_gradients_of_the_elbo_reach_the_landmarks() -> None:
 
 
 # ---------------------------------------------------------------- in a world
-
-
-def exact_landmarks() -> GTMSM:
-    """The exact model with landmarks, which need no training for encodings that are pixels: only the same view is near."""
-    model = exact_model()
-    model.landmarks = Landmarks(16).requires_grad_(False)
-    model.landmarks.none.fill_(7.0)
-    model.transition.sigma_s = 0.1
-    return model
 
 
 def test_obstacles_are_met() -> None:

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import math
+import warnings
+from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from exact import exact_landmarks
 from torch import Tensor
 
+from gtmsm_env.belief import track
+from gtmsm_env.data import record
+from gtmsm_env.dream import DreamEnv, DreamVectorEnv
+from gtmsm_env.envs.image_navigation_vector import MOVES
+from gtmsm_env.envs.obstacle_grid import ObstacleGridEnv, ObstacleGridVectorEnv
 from gtmsm_env.memory import SpatialMemory
-from gtmsm_env.obstacles import count_moves, effect, stopped
+from gtmsm_env.obstacles import count_moves, effect, stopped, stops
+from gtmsm_env.types import Belief, Walk
 
 A, RADIUS = 5, 0.5
 
@@ -30,7 +41,7 @@ def remembered(*moves: tuple[tuple[float, float], int, float]) -> SpatialMemory:
 def free(memory: SpatialMemory) -> Tensor:
     """(P, A), which moves from which places nothing has stopped."""
     places = count_moves(memory.distinct(RADIUS), memory, A, RADIUS)
-    return ~torch.stack([stopped(places, places.s_mean, torch.full((len(places),), a), RADIUS) for a in range(A)], dim=-1)
+    return ~torch.stack([stopped(stops(places), places.s_mean, torch.full((len(places),), a), RADIUS) for a in range(A)], dim=-1)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +87,7 @@ def test_moves_are_stopped_where_they_were() -> None:
     places = count_moves(memory.distinct(RADIUS), memory, A, RADIUS)
     s = torch.tensor([[0.0, 0.0], [0.3, 0.3], [0.0, 0.6], [2.0, 0.0], [2.0, 0.0]])
     action = torch.tensor([1, 1, 1, 1, 4])
-    assert stopped(places, s, action, RADIUS).tolist() == [True, True, False, False, True]
+    assert stopped(stops(places), s, action, RADIUS).tolist() == [True, True, False, False, True]
 
 
 def test_random_walks_as_by_counting() -> None:
@@ -100,3 +111,131 @@ def test_random_walks_as_by_counting() -> None:
                 moved = sum(t > 0.5 for t in tries)
                 assert places.values["tried"][row, place, a] == len(tries)
                 assert places.values["moved"][row, place, a] == moved
+
+
+# ---------------------------------------------------------------- in a world
+
+
+MODEL = exact_landmarks()
+CENTRE = 4
+
+
+def walked(rows: int = 6, steps: int = 200, seed: int = 4) -> Walk:
+    """Walks in pictures of which no two places look alike, for these landmarks have learned nothing."""
+    return record(ObstacleGridVectorEnv(rows, task=None, obstacles=(2, 2)), steps, np.random.default_rng(seed), seed)
+
+
+def known(walk: Walk) -> list[tuple[int, tuple[int, ...], int, bool]]:
+    """Every (row, place, action) that a walk has tried, and whether it moved, by true positions."""
+    assert walk.positions is not None
+    tried = {}
+    for row, (places, actions) in enumerate(zip(walk.positions.tolist(), walk.actions.tolist(), strict=True)):
+        for before, action, after in zip(places, actions, places[1:], strict=False):
+            tried[row, tuple(before), action] = before != after
+    return [(*key, moved) for key, moved in tried.items()]
+
+
+def at(belief: Belief, row: int, place: tuple[int, ...]) -> Belief:
+    return replace(belief[torch.tensor([row])], mean=torch.tensor([place]).float() - CENTRE)
+
+
+def right(belief: Belief, walk: Walk) -> list[bool]:
+    """Whether each move that was tried ends, when imagined, where it did."""
+    told = []
+    for row, place, action, moved in known(walk):
+        imagined = MODEL.predict(at(belief, row, place), torch.tensor([action])).mean[0]
+        truth = np.array(place) - CENTRE + moved * MOVES[action]
+        told.append(math.dist(imagined.tolist(), truth) < 0.5)
+    return told
+
+
+def test_imagined_moves_are_stopped_where_the_walk_was() -> None:
+    """Also by a memory of places alone; and one action late, the test would tell."""
+    walk = walked()
+    belief = MODEL.remember(walk)
+    assert all(right(belief, walk))
+    assert sum(not moved for *_, moved in known(walk)) > 30
+    places = replace(belief, memory=MODEL.places(belief.memory))
+    assert "origin" not in places.memory.values
+    assert all(right(places, walk))
+    late = belief.memory.values | {"action": belief.memory.values["action"].roll(1, dims=-1)}
+    memory = SpatialMemory(belief.memory.s_mean, belief.memory.s_variance, late, belief.memory.count)
+    assert not all(right(replace(belief, memory=memory), walk))
+
+
+@pytest.mark.parametrize("plans", [(), (7,), (2, 3)])
+def test_plans_are_imagined_as_step_by_step(plans: tuple[int, ...]) -> None:
+    belief = MODEL.remember(walked(4))
+    actions = torch.randint(5, (4, *plans, 40), generator=torch.Generator().manual_seed(0))
+    imagined = MODEL.imagine(belief, actions)
+    shape = (4, *plans, 2)
+    now = replace(belief, mean=belief.mean.reshape(4, *[1] * len(plans), 2).expand(shape), displacement=torch.zeros(shape))
+    for t in range(40):
+        now = MODEL.predict(now, actions[..., t])
+        torch.testing.assert_close(imagined.mean[..., t, :], now.mean)
+        torch.testing.assert_close(imagined.displacement[..., t, :], now.displacement)
+    assert not torch.allclose(
+        imagined.mean,
+        MODEL.transition.rollout(*([belief.mean.reshape(shape[:1] + (1,) * len(plans) + (2,)).expand(shape)] * 2), actions)[0],
+    )
+
+
+def test_an_obstacle_met_on_the_way_is_remembered() -> None:
+    """By the place it was met from, in the row that met it, once; other holders of the memory know nothing of it."""
+    envs = ObstacleGridVectorEnv(8, task=None, obstacles=(2, 2))
+    belief = MODEL.remember(record(envs, 20, np.random.default_rng(1), 1))
+    belief = first = replace(belief, memory=MODEL.places(belief.memory))
+    copy = first.memory.values["tried"].clone()
+    generator, tried = np.random.default_rng(2), torch.zeros(8)
+    still = torch.arange(8) != 3  # row 3 is told to remember nothing
+    for _ in range(60):
+        actions = generator.integers(5, size=8)
+        before = torch.tensor(envs._position)
+        seen, reward, terminated, _, _ = envs.step(actions)
+        tensors = [torch.from_numpy(x) for x in (actions, seen["frame"], reward, terminated)]
+        belief, _ = track(MODEL, belief, *tensors, where=still)
+        tried += still
+        moved = MODEL.predict(replace(belief, mean=before.float() - CENTRE), tensors[0]).mean
+        torch.testing.assert_close(moved[still], torch.tensor(envs._position).float()[still] - CENTRE)
+    assert (belief.memory.values["tried"].sum(dim=(-1, -2)) - copy.sum(dim=(-1, -2))).tolist() == tried.tolist()
+    assert torch.equal(first.memory.values["tried"], copy)
+
+
+def test_the_dream_is_the_world_with_its_obstacles() -> None:
+    """Wherever the walk has been and tried; the world goes on where the walk ended."""
+    stops = 0
+    for seed in range(4):
+        env = ObstacleGridEnv(task=None, obstacles=(2, 2), horizon=None)
+        walk = record(env, 256, np.random.default_rng(seed), seed)
+        dream = DreamEnv(
+            world="GTMSM-ObstacleGrid-v0", world_kwargs={"task": None}, model=MODEL, belief=MODEL.remember(walk), task=None, horizon=None
+        )
+        dream.reset(seed=0)
+        batched = Walk(walk.frames[None], walk.actions[None], positions=None if walk.positions is None else walk.positions[None])
+        tried = {(place, action): moved for _, place, action, moved in known(batched)}
+        assert walk.positions is not None
+        generator, place = np.random.default_rng(seed), tuple(walk.positions[-1].tolist())
+        for _ in range(200):
+            action = int(generator.choice([a for a in range(5) if (place, a) in tried] or [4]))
+            observation, *_, info = env.step(action)
+            imagined, *_ = dream.step(action)
+            stops += not tried.get((place, action), True)
+            place = tuple(info["position"].tolist())
+            assert np.array_equal(observation["frame"], imagined["frame"])
+    assert stops > 20
+
+
+def test_a_memory_without_displacements_is_told_once() -> None:
+    belief = MODEL.remember(walked(1))
+    values = {name: value for name, value in belief.memory.values.items() if name not in ("origin", "action", "effect")}
+    without = replace(belief, memory=SpatialMemory(belief.memory.s_mean, belief.memory.s_variance, values))
+    arguments: dict[str, Any] = {"world": "GTMSM-ObstacleGrid-v0", "world_kwargs": {"task": None}, "model": MODEL, "task": None}
+    with pytest.warns(UserWarning, match="obstacles are not honoured"):
+        dream = DreamVectorEnv(2, belief=without, **arguments)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dream.reset(seed=0, options={"belief": without})
+        DreamVectorEnv(2, belief=belief, **arguments).reset(seed=0)
+    start = dream.belief.mean.clone()
+    dream.step(np.array([1, 4]))
+    assert not torch.equal(dream.belief.mean[0], start[0])

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from exact import exact_model
+from exact import exact_landmarks, exact_model
 
 from gtmsm_env import recipe_obstacles, train
 from gtmsm_env.__main__ import parser
@@ -16,7 +16,6 @@ from gtmsm_env.checkpoint import load_checkpoint
 from gtmsm_env.data import Walks, concatenate, recolour, record_walks
 from gtmsm_env.drift import drift, drift_figures
 from gtmsm_env.envs.image_navigation_vector import MOVES
-from gtmsm_env.landmarks import Landmarks
 from gtmsm_env.model import GTMSM
 from gtmsm_env.recipe import Trainer
 from gtmsm_env.recipe_obstacles import WORLD, new_model, stages
@@ -81,11 +80,7 @@ def test_the_error_of_displacements(walks: Walks) -> None:
 
 def test_drift_is_told_in_steps() -> None:
     """Of a model that knows where it is without obstacles, and with them only by its landmarks."""
-    model = exact_model()
-    model.world = {"id": WORLD, "kwargs": {}, "start": "center"}
-    model.landmarks = Landmarks(16).requires_grad_(False)
-    model.landmarks.none.fill_(7.0)
-    model.transition.sigma_s = 0.1
+    model = exact_landmarks()
     free = drift(model, 4, 60, 0, obstacles=(0, 0))
     assert free["without"].shape == (4, 60)
     assert free["without"].max() < 1e-4
