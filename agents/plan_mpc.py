@@ -84,8 +84,8 @@ def play(world: VectorEnv[Any, Any, Any], model: GTMSM, agent: Agent, walk_steps
         actions = np.zeros(world.num_envs, np.int64)  # rows that have arrived begin worlds of their own, which nobody looks at
         actions[going] = action
         observation, reward, terminated, truncated, _ = world.step(actions)
-        arrived = [torch.from_numpy(values[going]) for values in (observation["frame"], reward.astype(np.float32), terminated)]
-        belief, _ = track(model, belief, action, *arrived, where=torch.ones(len(going), dtype=torch.bool))
+        frame, received, over = (torch.from_numpy(x[going]) for x in (observation["frame"], reward.astype(np.float32), terminated))
+        belief, _ = track(model, belief, action, frame, received, over, where=torch.ones_like(over))
         result.taken[going] += 1
         result.success[going] = terminated[going]
         on = torch.from_numpy(~(terminated | truncated)[going])
