@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -49,6 +50,7 @@ def make_small(patch: pytest.MonkeyPatch, walks: Walks) -> None:
     patch.setattr(train, "recipe", tiny)
     patch.setattr(train, "SIZES", {size: kwargs | SMALL for size, kwargs in SIZES.items()})
     patch.setattr(train, "gather", lambda *_: walks)
+    patch.setattr(train, "WALKS", len(walks))
     patch.setattr(train, "JUDGED", 1)
     patch.setattr(train, "open_images", lambda *_, **__: None)
 
@@ -155,14 +157,15 @@ def test_a_crash_loses_what_came_after_the_last_checkpoint(whole: Path, tmp_path
     assert same(tmp_path, whole)
 
 
-def test_a_finished_training_resumed_is_left_as_it_is(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stepped(*_: Any) -> float:
-        raise AssertionError("there is nothing left to learn")
-
-    monkeypatch.setattr(Trainer, "step", stepped)
-    before = tensors(whole, "model")
-    assert command(whole, "--resume", "--json", str(whole / "figures.json")) == 0
-    assert all(torch.equal(x, before[name]) for name, x in tensors(whole, "model").items())
+def test_a_finished_training_resumed_is_judged_alone(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It walks and learns no more; the model and its card are written as they were."""
+    for name in ("training.json", "training.safetensors"):
+        shutil.copy(whole / name, tmp_path)
+    monkeypatch.setattr(train, "gather", lambda *_: pytest.fail("it walked"))
+    monkeypatch.setattr(Trainer, "step", lambda *_: pytest.fail("it learned"))
+    assert command(tmp_path, "--resume") == 0
+    assert same(tmp_path, whole)
+    assert load_checkpoint(tmp_path / "model")[1] == load_checkpoint(whole / "model")[1]
 
 
 def test_a_seed_makes_the_weights(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,7 +279,8 @@ def test_progress_tells_the_time_left(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("more", "differs"), [(["--seed", "3"], "seed"), (["--images", "elsewhere"], "images"), (["--size", "paper"], "size")]
 )
-def test_other_arguments_do_not_resume(whole: Path, more: list[str], differs: str) -> None:
+def test_other_arguments_do_not_resume(whole: Path, monkeypatch: pytest.MonkeyPatch, more: list[str], differs: str) -> None:
+    monkeypatch.setattr(train, "gather", lambda *_: pytest.fail("it walked first"))
     before = (whole / "training.json").read_bytes()
     with pytest.raises(CheckpointError, match=rf"arguments it began with; .*differs in \['{differs}'.*another --output"):
         command(whole, "--resume", *more)
