@@ -178,7 +178,7 @@ def dream(model: GTMSM, trials: Trials) -> tuple[SpatialMemory, Tensor]:
 def measure_positions(trials: Trials, memory: SpatialMemory, s: Tensor) -> Positions:
     """What a `dream` of these worlds says of positions; no frame is decoded."""
     frames, position = trials.walk.frames.numpy(), trials.positions
-    row, entry = np.arange(len(s))[:, None], memory.read(s, 1).index.squeeze(-1).cpu().numpy()  # (W, 1), (W, H)
+    row, entry = np.arange(len(s))[:, None], memory.nearest(s, 1)[1].squeeze(-1).cpu().numpy()  # (W, 1), (W, H)
     return Positions(
         visited=trials.visited,
         state=array(torch.cat([memory.s_mean, s], dim=1)),
