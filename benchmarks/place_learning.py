@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from gtmsm_env.evaluate import measure, position_figures, together
+from gtmsm_env.evaluate import dream, measure_positions, position_figures, together
 from gtmsm_env.model import GTMSM
 from gtmsm_env.recipe import Trainer
 from gtmsm_env.report import Cell, check_writable, table, write_json
@@ -63,7 +63,7 @@ def main() -> None:
     for seed in args.seeds:
         model, cpu, wall = learn(seed, args.images)
         assert model.world is not None
-        parts = [measure(model, test, seed)[0] for test in record_trials(model.world, args.episodes, 0, args.images)]
+        parts = [measure_positions(test, *dream(model, test)) for test in record_trials(model.world, args.episodes, 0, args.images)]
         found = position_figures(together(parts))
         held = wall < SECONDS and all(found[name][span_name(span)] >= bar for name, bar in BARS.items() for span in HELD)
         figures.append({"seed": seed, "cpu seconds": cpu, "wall seconds": wall, "bars held": held, "positions": found})

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -137,49 +137,73 @@ def elbo_terms(model: GTMSM, frames: Tensor, index: Tensor, actions: Tensor, tau
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What one pass over the test worlds gives; W worlds, H imagined steps, T = TAU + H."""
+class Positions:
+    """Where a model believes to be in test worlds, and where it is; W worlds, H imagined steps, T = TAU + H."""
 
-    error: dict[str, Floats]  # read-out -> (W, H) mean square of each frame
     visited: Flags  # (W, H)
     state: Floats  # (W, T, n) inferred
     position: NDArray[np.int64]  # (W, T, 2) true
     action: NDArray[np.int64]  # (W, T - 1)
     right_place: Flags  # (W, H) the nearest entry was written at the true place
     right_frame: Flags  # (W, H) the nearest entry's frame equals the true one byte for byte
+
+
+@dataclass(frozen=True)
+class Measured(Positions):
+    """All that one pass over the test worlds gives: positions, and what is shown there."""
+
+    error: dict[str, Floats]  # read-out -> (W, H) mean square of each frame
     log_likelihood: Floats  # (W, TAU) of steps TAU+1..2 TAU
     kl: dict[str, Floats]  # prior -> (W, TAU)
     standardised: Floats | None  # (W, TAU, d)
 
 
+AnyPositions = TypeVar("AnyPositions", bound=Positions)
+
+
+def array(x: Tensor) -> Floats:
+    """On the CPU, in double precision."""
+    return x.cpu().double().numpy()
+
+
+@torch.no_grad()
+def dream(model: GTMSM, trials: Trials) -> tuple[SpatialMemory, Tensor]:
+    """Remember and imagine one chunk of test worlds: the memory of TAU steps, and the states after them, (W, H, n)."""
+    device = model.transition.W_a.device
+    actions = trials.walk.actions.to(device)
+    belief = model.remember(Walk(trials.walk.frames[:, :TAU].to(device), actions[:, : TAU - 1]))
+    return belief.memory, model.imagine(belief, actions[:, TAU - 1 :]).mean
+
+
+def measure_positions(trials: Trials, memory: SpatialMemory, s: Tensor) -> Positions:
+    """What a `dream` of these worlds says of positions; no frame is decoded."""
+    frames, position = trials.walk.frames.numpy(), trials.positions
+    row, entry = np.arange(len(s))[:, None], memory.nearest(s, 1)[1].squeeze(-1).cpu().numpy()  # (W, 1), (W, H)
+    return Positions(
+        visited=trials.visited,
+        state=array(torch.cat([memory.s_mean, s], dim=1)),
+        position=position,
+        action=trials.walk.actions.numpy(),
+        right_place=(position[row, entry] == position[:, TAU:]).all(axis=-1),
+        right_frame=(frames[row, entry] == frames[:, TAU:]).all(axis=(-3, -2, -1)),
+    )
+
+
 @torch.no_grad()
 def measure(model: GTMSM, trials: Trials, seed: int) -> tuple[Measured, dict[str, Frames]]:
     """Remember, imagine and measure one chunk of test worlds; the imagined frames by name are given too."""
-    device = model.transition.W_a.device
-    walk, truth = Walk(trials.walk.frames, trials.walk.actions), trials.positions
-    actions = walk.actions.to(device)
-    belief = model.remember(Walk(walk.frames[:, :TAU].to(device), actions[:, : TAU - 1]))
-    s = model.imagine(belief, actions[:, TAU - 1 :]).mean  # (W, H, n)
-    once = distinct(walk)
-    frames, index = once.frames.to(device), once.index.to(device)
+    memory, s = dream(model, trials)
+    once = distinct(trials.walk)
+    frames, index, actions = (x.to(s.device) for x in (once.frames, once.index, once.actions))
 
-    shown = dict(imagined_frames(model, s, belief.memory, torch.Generator(device).manual_seed(seed)))
+    shown = dict(imagined_frames(model, s, memory, torch.Generator(s.device).manual_seed(seed)))
     shown[FLOOR] = floor_frames(model, frames, index[:, TAU:])
     shown |= dict(model_free_frames(trials))
-    entry = belief.memory.read(s, 1).index.squeeze(-1)  # (W, H)
     terms = elbo_terms(model, frames, index[:, : 2 * TAU], actions[:, : 2 * TAU - 1], TAU, seed)
 
-    def array(x: Tensor) -> Floats:
-        return x.cpu().double().numpy()
-
     measured = Measured(
-        error={name: mean_square(frames, walk.frames[:, TAU:].numpy()) for name, frames in shown.items()},
-        visited=trials.visited,
-        state=array(torch.cat([belief.memory.s_mean, s], dim=1)),
-        position=truth,
-        action=walk.actions.numpy(),
-        right_place=(np.take_along_axis(truth, entry.cpu().numpy()[..., None], axis=1) == truth[:, TAU:]).all(axis=-1),
-        right_frame=(torch.take_along_dim(index, entry, dim=1) == index[:, TAU:]).cpu().numpy(),
+        **vars(measure_positions(trials, memory, s)),
+        error={name: mean_square(frames, trials.walk.frames[:, TAU:].numpy()) for name, frames in shown.items()},
         log_likelihood=array(terms.log_likelihood),
         kl={name: array(kl) for name, kl in terms.kl.items()},
         standardised=None if terms.standardised is None else array(terms.standardised),
@@ -187,7 +211,7 @@ def measure(model: GTMSM, trials: Trials, seed: int) -> tuple[Measured, dict[str
     return measured, shown
 
 
-def together(parts: list[Measured]) -> Measured:
+def together(parts: list[AnyPositions]) -> AnyPositions:
     """Several chunks as one."""
 
     def join(values: list[Any]) -> Any:
@@ -195,7 +219,7 @@ def together(parts: list[Measured]) -> Measured:
             return {name: join([value[name] for value in values]) for name in values[0]}
         return None if values[0] is None else np.concatenate(values)
 
-    return Measured(**{name: join([getattr(part, name) for part in parts]) for name in Measured.__dataclass_fields__})
+    return type(parts[0])(**{name: join([getattr(part, name) for part in parts]) for name in vars(parts[0])})
 
 
 # -------------------------------------------------------------------- figures of merit
@@ -209,7 +233,7 @@ def fit_positions(state: Floats, position: NDArray[np.int64]) -> Floats:
     return inferred
 
 
-def position_figures(measured: Measured) -> dict[str, Any]:
+def position_figures(measured: Positions) -> dict[str, Any]:
     """Where the model believes to be: figure -> span -> value, and the drift of the error with the horizon."""
     inferred = fit_positions(measured.state, measured.position)
     error = np.linalg.norm(inferred - measured.position, axis=-1)[:, TAU:]  # (W, H) steps

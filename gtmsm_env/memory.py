@@ -120,7 +120,11 @@ class SpatialMemory:
         count = self.count.reshape(*self.batch_shape, *[1] * (found.index.dim() - len(self.batch_shape)))
         return replace(found, distance=found.distance.masked_fill(found.index >= count, torch.inf))
 
-    def _read(self, query: Tensor, keys: Tensor, k: int, padded: bool = False) -> Neighbours:
+    def nearest(self, s: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """`distance` and `index` (*M, *Q, k) of what `read` finds, with its errors; nothing that the entries hold is gathered."""
+        return self._nearest(s, self.s_mean, k)
+
+    def _nearest(self, query: Tensor, keys: Tensor, k: int, padded: bool = False) -> tuple[Tensor, Tensor]:
         batch, axes = self.batch_shape, len(self.batch_shape)
         if query.shape[:axes] != batch or query.shape[-1] != keys.shape[-1]:
             raise ValueError(
@@ -132,21 +136,21 @@ class SpatialMemory:
             raise ValueError(f"{what}. Walk (or observe) at least {k} steps in the world before reading.")
         flat_keys = keys.reshape(-1, *keys.shape[axes:])  # (M, N, n)
         flat_query = query.reshape(flat_keys.shape[0], math.prod(query.shape[axes:-1]), query.shape[-1])  # (M, Q, n)
-        index = nearest(flat_query, flat_keys, self.count.reshape(-1), k)  # (M, Q, K)
-        row = torch.arange(len(index), device=index.device)[:, None, None]
+        index = nearest(flat_query, flat_keys, self.count.reshape(-1), k).reshape(*query.shape[:-1], k)
+        distance = (query[..., None, :] - self._gather(keys, index)).square().sum(dim=-1).clamp(min=1e-20).sqrt()
+        return distance, index
 
-        def gather(x: Tensor) -> Tensor:
-            found = x.reshape(-1, *x.shape[axes:])[row, index]
-            return found.reshape(*query.shape[:-1], k, *x.shape[axes + 1 :])
+    def _gather(self, x: Tensor, index: Tensor) -> Tensor:
+        """What is stored of some entries: x (*M, N, ...), index (*M, *Q) -> (*M, *Q, ...)."""
+        axes = len(self.batch_shape)
+        flat = index.reshape(self.count.numel(), math.prod(index.shape[axes:]))
+        row = torch.arange(len(flat), device=index.device)[:, None]
+        return x.reshape(-1, *x.shape[axes:])[row, flat].reshape(*index.shape, *x.shape[axes + 1 :])
 
-        found = gather(keys)
-        return Neighbours(
-            distance=(query[..., None, :] - found).square().sum(dim=-1).clamp(min=1e-20).sqrt(),
-            index=index.reshape(*query.shape[:-1], k),
-            s_mean=gather(self.s_mean),
-            s_variance=gather(self.s_variance),
-            values={name: gather(value) for name, value in self.values.items()},
-        )
+    def _read(self, query: Tensor, keys: Tensor, k: int, padded: bool = False) -> Neighbours:
+        distance, index = self._nearest(query, keys, k, padded)
+        values = {name: self._gather(value, index) for name, value in self.values.items()}
+        return Neighbours(distance, index, self._gather(self.s_mean, index), self._gather(self.s_variance, index), values)
 
     # ---------------------------------------------------------------- places
 

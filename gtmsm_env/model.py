@@ -317,7 +317,7 @@ class GTMSM(nn.Module):
 
     def novelty(self, s: Tensor, memory: SpatialMemory) -> Tensor:
         """How far s (*B, *Q, n) is from anything remembered, in steps: (*B, *Q)."""
-        return memory.read(s, 1).distance.squeeze(-1) / self.step_length
+        return memory.nearest(s, 1)[0].squeeze(-1) / self.step_length
 
     @property
     def step_length(self) -> float:

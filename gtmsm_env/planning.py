@@ -38,7 +38,7 @@ class Plan:
     actions: Tensor  # (B, T) int64
     states: Tensor  # (B, T, n) what it is imagined to lead through
     returns: Tensor  # (B,)
-    probability: Tensor  # (B, T, A) of each action at each step
+    probability: Tensor  # (B, T, num_actions) of each action at each step
 
     def __getitem__(self, rows: Tensor) -> Plan:
         """Some worlds of the batch (a mask or indices)."""
@@ -138,8 +138,8 @@ class Planner:
 
         previous: what was planned one step before for the same worlds; its remainder is the first plan considered.
         """
-        A = self.model.num_actions
-        probability = uniform = torch.full((len(belief.mean), self.horizon, A), 1 / A, device=belief.mean.device)
+        num_actions = self.model.num_actions
+        probability = uniform = torch.full((len(belief.mean), self.horizon, num_actions), 1 / num_actions, device=belief.mean.device)
         best = None
         if previous is not None:
             best = _shift(previous.actions)
@@ -151,7 +151,7 @@ class Planner:
             states = self.model.imagine(belief, actions).mean  # (B, C, T, n)
             returns = objective(states)
             if self.weights is not None:
-                taken = torch.einsum("bc,bcta->bta", self.weights(returns), F.one_hot(actions, A).to(returns.dtype))
+                taken = torch.einsum("bc,bcta->bta", self.weights(returns), F.one_hot(actions, num_actions).to(returns.dtype))
                 probability = self.smoothing * probability + (1 - self.smoothing) * taken
             plan = _best(actions, states, returns, probability)
             best = plan.actions
@@ -161,13 +161,13 @@ class Planner:
 @torch.no_grad()
 def greedy(model: GTMSM, belief: Belief, objective: Objective) -> Plan:
     """The baseline that does not plan: of the single actions, the one whose imagined next state is best."""
-    actions = torch.arange(model.num_actions, device=belief.mean.device).expand(len(belief.mean), -1)[..., None]  # (B, A, 1)
+    actions = torch.arange(model.num_actions, device=belief.mean.device).expand(len(belief.mean), -1)[..., None]  # (B, num_actions, 1)
     states = model.imagine(belief, actions).mean
     return _best(actions, states, objective(states), torch.full((len(actions), 1, model.num_actions), 1 / model.num_actions))
 
 
 def draw(probability: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Plans in which each action has its probability (B, T, A) at its step, but tends to be held: (B, count, T) int64.
+    """Plans in which each action has its probability (B, T, num_actions) at its step, but tends to be held: (B, count, T) int64.
 
     The uniform number that picks the action is kept for a random time, each plan with a tendency of its own, so that plans go
     somewhere, as the exploring policy does. Coloured noise does the same for continuous actions.

@@ -33,6 +33,9 @@ from gtmsm_env.report import check_writable, write_json
 CHECKPOINT_SECONDS = 60
 JUDGED = 100  # test worlds whose figures the card holds, those of `evaluate` by default
 
+Moments = dict[int, dict[str, Tensor]]
+"""Adam's, by parameter."""
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -83,17 +86,23 @@ def run(args: argparse.Namespace) -> int:
     if path.with_suffix(".json").exists() and not args.resume:
         raise ValueError(f"{output} holds a training already. Continue it with --resume, or choose another --output.")
     open_images(args.images, split="test")  # refused now if it cannot be judged in the end
-    model = learned.new_model().to(args.device)
-    stages = [asdict(stage) for stage in learned.stages]
-    what = {"world": args.world, "seed": args.seed, "size": args.size, "images": args.images, "stages": stages}
-    walks = gather(learned, args.images, args.seed).to(args.device)
-    seconds = fit(Trainer(model, walks, learned.stages, args.seed), path, what, args.resume)
+    model, stages = learned.new_model().to(args.device), learned.stages
+    what = {"world": args.world, "seed": args.seed, "size": args.size, "images": args.images, "stages": [asdict(stage) for stage in stages]}
+    stage, iteration, seconds = 0, 0, 0.0
+    moments: Moments = {}
+    if args.resume and path.with_suffix(".json").exists():
+        stage, iteration, seconds, moments = restore(model, path, what)
+    elif args.resume:
+        print(f"There is no checkpoint {path} to resume: starting anew.")
+    if stage < len(stages):  # else there is nothing left to learn, and walks would be for nothing
+        walks = gather(learned, args.images, args.seed).to(args.device)
+        seconds = fit(Trainer(model, walks, stages, args.seed, stage, iteration), path, what, seconds, moments)
     command = f"python -m gtmsm_env train {args.world} --seed {args.seed} --size {args.size} --images {shlex.quote(args.images)}"
     card = {
         "command": command + " --displacements" * args.displacements,
         "versions": {name: version(name) for name in ("gtmsm-env", "torch", "numpy")} | {"python": platform.python_version()},
         "seconds": round(seconds),
-        "walks": {"count": len(walks), "steps": learned.steps, "split": "train"},
+        "walks": {"count": learned.walks, "steps": learned.steps, "split": "train"},
         **what,
     }
     model.save(output / "model", **card)
@@ -120,19 +129,14 @@ def gather(learned: Experiment, images: str, seed: int) -> Walks:
     return concatenate(parts)
 
 
-def fit(trainer: Trainer, path: Path, what: dict[str, Any], resume: bool = False) -> float:
-    """Run the stages to their end, from the checkpoint at `path` if there is one to resume: CPU seconds spent, earlier runs counted.
+def fit(trainer: Trainer, path: Path, what: dict[str, Any], seconds: float, moments: Moments) -> float:
+    """Run the stages to their end, from where the trainer stands: CPU seconds spent, those of earlier runs, `seconds`, counted.
 
     Writes a checkpoint every minute, at the end, and on Ctrl-C, which then raises KeyboardInterrupt.
     """
     from torch.utils.tensorboard import SummaryWriter
     from tqdm import tqdm
 
-    seconds, state = 0.0, None
-    if resume and path.with_suffix(".json").exists():
-        seconds, state = restore(trainer, path, what)
-    elif resume:
-        print(f"There is no checkpoint {path} to resume: starting anew.")
     cost = [stage.cost for stage in trainer.stages] + [0]
     before = [0, *accumulate(stage.cost * stage.iterations for stage in trainer.stages)]  # cost of all stages before each
 
@@ -148,9 +152,9 @@ def fit(trainer: Trainer, path: Path, what: dict[str, Any], resume: bool = False
             if trainer.iteration == 0:
                 trainer.begin()
             optimizer = trainer.optimizer()
-            if state is not None:
-                restore_optimizer(optimizer, state)
-                state = None
+            if moments:
+                restore_optimizer(optimizer, moments)
+                moments = {}
             progress.set_description(f"stage {trainer.stage + 1} of {len(trainer.stages)}, {stage.name}")
             while trainer.iteration < stage.iterations:
                 loss = trainer.step(optimizer)
@@ -194,8 +198,8 @@ def save(trainer: Trainer, optimizer: torch.optim.Adam | None, path: Path, what:
     save_checkpoint(path, tensors, {"kind": "training", "what": what, **where})
 
 
-def restore(trainer: Trainer, path: Path, what: dict[str, Any]) -> tuple[float, dict[int, dict[str, Tensor]]]:
-    """Take up a saved training: CPU seconds it had spent, and Adam's moments by parameter."""
+def restore(model: GTMSM, path: Path, what: dict[str, Any]) -> tuple[int, int, float, Moments]:
+    """Take up a saved training: its stage and iteration, the CPU seconds it had spent, and Adam's moments."""
     tensors, config = load_checkpoint(path, kind="training")
     check_keys(config, {"kind", "what", "stage", "iteration", "seconds"}, str(path))
     if config["what"] != what:
@@ -204,20 +208,19 @@ def restore(trainer: Trainer, path: Path, what: dict[str, Any]) -> tuple[float, 
             f"A training is resumed with the arguments it began with; {path} differs in {differ}. Give the same, or another --output."
         )
     weights = {name.removeprefix("model."): x for name, x in tensors.items() if name.startswith("model.")}
-    check_keys(weights, trainer.model.state_dict(), str(path))
-    trainer.model.load_state_dict(weights)
-    trainer.stage, trainer.iteration = config["stage"], config["iteration"]
-    if trainer.stage < len(trainer.stages):
-        trainer.model.transition.walls = trainer.stages[trainer.stage].walls
-    moments: dict[int, dict[str, Tensor]] = {}
+    check_keys(weights, model.state_dict(), str(path))
+    model.load_state_dict(weights)
+    if config["stage"] < len(what["stages"]):
+        model.transition.walls = what["stages"][config["stage"]]["walls"]
+    moments: Moments = {}
     for name, x in tensors.items():
         if name.startswith("adam."):
             _, number, moment = name.split(".")
             moments.setdefault(int(number), {})[moment] = x
-    return float(config["seconds"]), moments
+    return config["stage"], config["iteration"], float(config["seconds"]), moments
 
 
-def restore_optimizer(optimizer: torch.optim.Adam, moments: dict[int, dict[str, Tensor]]) -> None:
+def restore_optimizer(optimizer: torch.optim.Adam, moments: Moments) -> None:
     """Give Adam back its moments."""
     state = optimizer.state_dict()
     optimizer.load_state_dict({"state": moments, "param_groups": state["param_groups"]})

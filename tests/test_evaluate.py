@@ -21,9 +21,11 @@ from gtmsm_env.evaluate import (
     PAPER,
     SAMPLED,
     Measured,
+    dream,
     elbo_terms,
     fit_positions,
     measure,
+    measure_positions,
     position_figures,
     together,
 )
@@ -57,6 +59,16 @@ def test_an_exact_model_is_exact_where_it_has_been(trials: Trials, measured: tup
     assert values.right_place[trials.visited].all()
     assert not values.right_place[~trials.visited].any()
     assert 0 < values.error[SAMPLED][trials.visited].mean() < 1e-3
+
+
+def test_positions_are_measured_without_a_frame(trials: Trials, measured: tuple[Measured, dict], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same as with all the rest."""
+    model = exact_model(prior="views")
+    monkeypatch.setattr(model.decoder, "forward", None)
+    positions = measure_positions(trials, *dream(model, trials))
+    for name, values in vars(positions).items():
+        np.testing.assert_array_equal(values, getattr(measured[0], name))
+    assert together([positions, positions]).state.shape[0] == 6
 
 
 def test_a_wrong_action_is_noticed(trials: Trials) -> None:

@@ -235,11 +235,29 @@ def test_reads_are_the_reference(batch: tuple[int, ...], queries: tuple[int, ...
     assert found.z_variance is found.values["z_variance"]
 
 
+@pytest.mark.parametrize("k", [1, 6])
+@pytest.mark.parametrize("queries", [(), (5,), (2, 3)])
+@pytest.mark.parametrize("batch", [(), (3,), (2, 2)])
+def test_the_nearest_alone_are_those_of_a_read(batch: tuple[int, ...], queries: tuple[int, ...], k: int) -> None:
+    """Gradients too; what the entries hold is not touched: it may lie on a device that computes nothing."""
+    memory, _ = unequal(batch)
+    keys = memory.s_mean.clone().requires_grad_()
+    bare = SpatialMemory(keys, memory.s_variance.to("meta"), {name: x.to("meta") for name, x in memory.values.items()}, memory.count)
+    s = (torch.randint(4, (*batch, *queries, 2), generator=draws(1)) + 0.25).requires_grad_()
+    found = SpatialMemory(keys, memory.s_variance, memory.values, memory.count).read(s, k)
+    distance, index = bare.nearest(s, k)
+    assert torch.equal(distance, found.distance)
+    assert torch.equal(index, found.index)
+    gradients = [torch.autograd.grad(x.sum(), (s, keys)) for x in (distance, found.distance)]
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
+
+
 def test_no_queries_and_no_memories() -> None:
     memory = walked((2,))
     assert memory.read(torch.zeros(2, 0, 2), 3).z_mean.shape == (2, 0, 3, D)
+    assert memory.nearest(torch.zeros(2, 0, 2), 3)[1].shape == (2, 0, 3)
     nothing = memory[torch.tensor([False, False])]
-    assert nothing.read(torch.zeros(0, 2), 3).distance.shape == (0, 3)
+    assert nothing.read(torch.zeros(0, 2), 3).distance.shape == nothing.nearest(torch.zeros(0, 2), 3)[0].shape == (0, 3)
     assert len(nothing) == 0
 
 
@@ -273,9 +291,9 @@ def test_the_gradient_at_an_entry_is_finite() -> None:
     assert torch.isfinite(query.grad).all()
 
 
-@pytest.mark.parametrize("read", ["read", "read_reverse"])
+@pytest.mark.parametrize("read", ["read", "nearest", "read_reverse"])
 def test_a_memory_too_small(read: str) -> None:
-    query = torch.zeros(2 if read == "read" else D)
+    query = torch.zeros(D if read == "read_reverse" else 2)
     with pytest.raises(ValueError, match=r"The memory is empty\. Walk"):
         getattr(empty(()), read)(query, 1)
     with pytest.raises(ValueError, match=r"K = 11 neighbours .* of 10 entries. Walk \(or observe\) at least 11 steps"):
@@ -300,10 +318,11 @@ def test_as_many_as_there_are(queries: tuple[int, ...]) -> None:
             assert found.distance[row, ..., count:].isinf().all()
 
 
+@pytest.mark.parametrize("read", ["read", "nearest"])
 @pytest.mark.parametrize("shape", [(3,), (1, 2), (3, 2), (2, 5, 3), (5, 2, 2)])
-def test_a_query_of_another_shape(shape: tuple[int, ...]) -> None:
+def test_a_query_of_another_shape(shape: tuple[int, ...], read: str) -> None:
     with pytest.raises(ValueError, match=r"memory's batch shape first and its key size last: memory .* query"):
-        walked((2,)).read(torch.zeros(shape), 1)
+        getattr(walked((2,)), read)(torch.zeros(shape), 1)
     with pytest.raises(ValueError, match="key size last"):
         walked((2,)).read_reverse(torch.zeros(2, 2), 1)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gtmsm_env import neighbours
-from gtmsm_env.neighbours import nearest, nearest_before, search_all, search_tree
+from gtmsm_env.neighbours import _first, nearest, nearest_before, search_all, search_tree
 
 
 def slow(query: Tensor, keys: Tensor, k: int) -> list[list[int]]:
@@ -71,6 +71,18 @@ def test_what_came_before_is_plain_python(walks: int) -> None:
         before = slow(x[row, t, None], x[row, :t], 4)[0] if t else []
         assert index[row, t, : len(before)].tolist() == before
         assert (index[row, t, len(before) :] >= t).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (50, 60), (3, 5, 257), (1, 4095), (2, 70_000)])
+def test_the_nearest_alone_is_the_first_of_several(shape: tuple[int, ...]) -> None:
+    """One is found in another way than more are. Of equal ones it is the first, infinite ones included."""
+    square = torch.randint(4, shape, generator=torch.Generator().manual_seed(0)).float()
+    square[square == 0] = torch.inf
+    square[..., : shape[-1] // 2] += 1  # the smallest come late
+    square[0] = torch.inf
+    more = min(2, shape[-1])
+    found = _first(square, more)[..., :1] if more > 1 else torch.zeros(*shape[:-1], 1, dtype=torch.int64)
+    assert torch.equal(_first(square, 1), found)
 
 
 def test_small_differences_far_from_the_origin_are_told_apart() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -49,6 +50,7 @@ def make_small(patch: pytest.MonkeyPatch, walks: Walks) -> None:
     patch.setattr(recipe, "stages", tiny)
     patch.setattr(recipe, "SIZES", {size: kwargs | SMALL for size, kwargs in SIZES.items()})
     patch.setattr(train, "gather", lambda *_: walks)
+    patch.setattr(recipe, "WALKS", len(walks))
     patch.setattr(train, "JUDGED", 1)
     patch.setattr(train, "open_images", lambda *_, **__: None)
 
@@ -59,11 +61,8 @@ def small(monkeypatch: pytest.MonkeyPatch, few_walks: Walks) -> None:
 
 
 def command(output: Path, *more: str) -> int:
-    """As the command line does, but that errors are raised instead of told."""
-    try:
-        return train.run(parser().parse_args(["train", "image-navigation", "--output", str(output), *more]))
-    except KeyboardInterrupt:
-        return 130
+    """As the command line does, but that errors and interruptions are raised instead of told."""
+    return train.run(parser().parse_args(["train", "image-navigation", "--output", str(output), *more]))
 
 
 def tensors(folder: Path, name: str) -> dict[str, Tensor]:
@@ -84,6 +83,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory, few_walks: Walks) -> Path:
         make_small(patch, few_walks)
         assert command(output, "--json", str(output / "figures.json")) == 0
     return output
+
+
+def interrupted(output: Path, *more: str) -> None:
+    """Runs a command that a signal must end. Elsewhere one comes from outside, at a time limit say, and ends the tests."""
+    with pytest.raises(KeyboardInterrupt):
+        command(output, *more)
 
 
 def at_step(monkeypatch: pytest.MonkeyPatch, number: int, do: Callable[[Trainer], None]) -> None:
@@ -116,11 +121,11 @@ def at_step(monkeypatch: pytest.MonkeyPatch, number: int, do: Callable[[Trainer]
 def test_an_interrupted_training_ends_at_the_same_weights(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """Ctrl-C leaves a checkpoint and the status 130; --resume ends where an uninterrupted run does, bit for bit."""
+    """Ctrl-C leaves a checkpoint; --resume ends where an uninterrupted run does, bit for bit."""
     before = signal.getsignal(signal.SIGINT)  # a job in the background starts with Ctrl-C ignored
     with monkeypatch.context() as patch:
         at_step(patch, number, lambda _: signal.raise_signal(signal.SIGINT))
-        assert command(tmp_path) == 130
+        interrupted(tmp_path)
     assert signal.getsignal(signal.SIGINT) is before
     assert not (tmp_path / "model.json").exists()
     config = load_checkpoint(tmp_path / "training", kind="training")[1]
@@ -134,7 +139,7 @@ def test_a_training_interrupted_again_and_again(whole: Path, tmp_path: Path, mon
     for _ in range(3):
         with monkeypatch.context() as patch:
             at_step(patch, 6, lambda _: signal.raise_signal(signal.SIGTERM))
-            assert command(tmp_path, "--resume") == 130
+            interrupted(tmp_path, "--resume")
     assert command(tmp_path, "--resume") == 0
     assert same(tmp_path, whole)
 
@@ -155,14 +160,15 @@ def test_a_crash_loses_what_came_after_the_last_checkpoint(whole: Path, tmp_path
     assert same(tmp_path, whole)
 
 
-def test_a_finished_training_resumed_is_left_as_it_is(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stepped(*_: Any) -> float:
-        raise AssertionError("there is nothing left to learn")
-
-    monkeypatch.setattr(Trainer, "step", stepped)
-    before = tensors(whole, "model")
-    assert command(whole, "--resume", "--json", str(whole / "figures.json")) == 0
-    assert all(torch.equal(x, before[name]) for name, x in tensors(whole, "model").items())
+def test_a_finished_training_resumed_is_judged_alone(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It walks and learns no more; the model and its card are written as they were."""
+    for name in ("training.json", "training.safetensors"):
+        shutil.copy(whole / name, tmp_path)
+    monkeypatch.setattr(train, "gather", lambda *_: pytest.fail("it walked"))
+    monkeypatch.setattr(Trainer, "step", lambda *_: pytest.fail("it learned"))
+    assert command(tmp_path, "--resume") == 0
+    assert same(tmp_path, whole)
+    assert load_checkpoint(tmp_path / "model")[1] == load_checkpoint(whole / "model")[1]
 
 
 def test_a_seed_makes_the_weights(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +190,7 @@ def test_seconds_of_earlier_runs_are_counted(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("gtmsm_env.train.time.process_time", lambda: float(next(clock)))
     with monkeypatch.context() as patch:
         at_step(patch, 5, lambda _: signal.raise_signal(signal.SIGINT))
-        assert command(tmp_path) == 130
+        interrupted(tmp_path)
     first = load_checkpoint(tmp_path / "training")[1]["seconds"]
     assert first == 100
     assert command(tmp_path, "--resume") == 0
@@ -222,7 +228,7 @@ def test_the_model_and_its_card(whole: Path) -> None:
         "seed": 0,
         "size": "default",
         "images": "procedural",
-        "walks": {"count": 24, "steps": recipe.STEPS, "split": "train"},
+        "walks": {"count": recipe.WALKS, "steps": recipe.STEPS, "split": "train"},
         "stages": [asdict(stage) for stage in tiny("default")],
     }
     report = json.loads((whole / "figures.json").read_text())
@@ -258,7 +264,7 @@ def test_progress_tells_the_time_left(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(tqdm, "tqdm", Recorded)
     with monkeypatch.context() as patch:
         at_step(patch, FIRST + 4, lambda _: signal.raise_signal(signal.SIGINT))
-        assert command(tmp_path) == 130
+        interrupted(tmp_path)
     stages = tiny("default")
     cost = [stage.cost * stage.iterations for stage in stages]
     assert [bar["n"] for bar in shown] == [round(x) for x in (cost[0], cost[0], sum(cost[:2]))]  # after 10 steps, and at each stage's end
@@ -277,7 +283,8 @@ def test_progress_tells_the_time_left(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("more", "differs"), [(["--seed", "3"], "seed"), (["--images", "elsewhere"], "images"), (["--size", "paper"], "size")]
 )
-def test_other_arguments_do_not_resume(whole: Path, more: list[str], differs: str) -> None:
+def test_other_arguments_do_not_resume(whole: Path, monkeypatch: pytest.MonkeyPatch, more: list[str], differs: str) -> None:
+    monkeypatch.setattr(train, "gather", lambda *_: pytest.fail("it walked first"))
     before = (whole / "training.json").read_bytes()
     with pytest.raises(CheckpointError, match=rf"arguments it began with; .*differs in \['{differs}'.*another --output"):
         command(whole, "--resume", *more)
