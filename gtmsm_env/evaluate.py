@@ -24,7 +24,7 @@ from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
 from gtmsm_env.networks import frames_to_x, x_to_frames
 from gtmsm_env.priors import mixture_prior
-from gtmsm_env.report import Cell, check_writable, plain, table, write_json
+from gtmsm_env.report import Cell, check_writable, named_table, plain, table, write_json
 from gtmsm_env.trials import (
     COPY,
     HORIZON,
@@ -36,11 +36,14 @@ from gtmsm_env.trials import (
     Trials,
     fidelity,
     fidelity_tables,
+    growth,
     kinds,
     mean_square,
     model_free_frames,
     record_trials,
+    share,
     span_name,
+    together,
 )
 from gtmsm_env.types import WITHIN, GaussianMixture, Walk, gaussian_log_prob
 from gtmsm_env.vector import Flags, Floats, Frames
@@ -187,17 +190,6 @@ def measure(model: GTMSM, trials: Trials, seed: int) -> tuple[Measured, dict[str
     return measured, shown
 
 
-def together(parts: list[Measured]) -> Measured:
-    """Several chunks as one."""
-
-    def join(values: list[Any]) -> Any:
-        if isinstance(values[0], dict):
-            return {name: join([value[name] for value in values]) for name in values[0]}
-        return None if values[0] is None else np.concatenate(values)
-
-    return Measured(**{name: join([getattr(part, name) for part in parts]) for name in Measured.__dataclass_fields__})
-
-
 # -------------------------------------------------------------------- figures of merit
 
 
@@ -222,29 +214,20 @@ def position_figures(measured: Measured) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for span in SPANS:
         inside = slice(span[0] - 1, span[1])
-
-        def share(of: Flags, among: Flags, inside: slice = inside) -> float:
-            return float(100 * of[:, inside][among[:, inside]].mean()) if among[:, inside].any() else math.nan
-
         truth = measured.position[:, TAU:][:, inside].reshape(-1, 2)
         spread = np.square(truth - truth.mean(axis=0)).sum()
         values = {
-            "exact entry on visited places, by true place, %": share(measured.right_place, measured.visited),
-            "exact entry on visited places, by bytes of the frame, %": share(measured.right_frame, measured.visited),
+            "exact entry on visited places, by true place, %": share(measured.right_place[:, inside], measured.visited[:, inside]),
+            "exact entry on visited places, by bytes of the frame, %": share(measured.right_frame[:, inside], measured.visited[:, inside]),
             "R^2 of inferred to true position": float(1 - np.square(error[:, inside]).sum() / spread),
             "position error, mean, steps": float(error[:, inside].mean()),
             "position error, largest, steps": float(error[:, inside].max()),
-            "moves right within half a step, %": share(right, moves),
-            "wall hits right within half a step, %": share(right, hits),
+            "moves right within half a step, %": share(right[:, inside], moves[:, inside]),
+            "wall hits right within half a step, %": share(right[:, inside], hits[:, inside]),
         }
         for name, value in values.items():
             figures.setdefault(name, {})[span_name(span)] = value
-    steps = np.arange(1, error.shape[1] + 1)
-    slopes = 1000 * np.polyfit(steps, error.T, 1)[0]  # one a world
-    figures["drift of the error, steps per 1000 steps"] = {
-        "mean": float(slopes.mean()),
-        "95% half-width": float(1.96 * slopes.std(ddof=1) / math.sqrt(len(slopes))) if len(slopes) > 1 else math.nan,
-    }
+    figures["drift of the error, steps per 1000 steps"] = growth(error, 1000)
     figures["moves counted"], figures["wall hits counted"] = int(moves.sum()), int(hits.sum())
     return figures
 
@@ -295,12 +278,6 @@ def position_table(figures: dict[str, Any]) -> str:
         + f"\ndrift of the error: {drift['mean']:+.4f} +- {drift['95% half-width']:.4f} steps per 1000 steps (95 % interval over worlds); "
         + f"{figures['moves counted']} moves and {figures['wall hits counted']} wall hits"
     )
-
-
-def named_table(title: str, figures: dict[str, dict[str, float]], digits: int = 2) -> str:
-    """Figures by row and column."""
-    columns = list(next(iter(figures.values())))
-    return table([title, *columns], [[name, *values.values()] for name, values in figures.items()], digits=digits)
 
 
 def draw(folder: Path, model: GTMSM, measured: Measured, trials: Trials, shown: dict[str, Frames]) -> None:

@@ -25,10 +25,9 @@ from gtmsm_env.evaluate import (
     fit_positions,
     measure,
     position_figures,
-    together,
 )
 from gtmsm_env.model import GTMSM
-from gtmsm_env.trials import COPY, TAU, Trials, fidelity, record_trials
+from gtmsm_env.trials import COPY, TAU, Trials, fidelity, record_trials, together
 from gtmsm_env.types import Walk
 
 WORLD = {"id": "GTMSM-ImageNavigation-v0", "kwargs": {}}
