@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from gtmsm_env.evaluate import dream, measure_positions, position_figures, together
+from gtmsm_env.evaluate import dream, measure_positions, position_figures
 from gtmsm_env.model import GTMSM
 from gtmsm_env.recipe import Trainer
 from gtmsm_env.report import Cell, check_writable, table, write_json
 from gtmsm_env.train import experiment, gather
-from gtmsm_env.trials import SPANS, record_trials, span_name
+from gtmsm_env.trials import SPANS, record_trials, span_name, together
 
 ENTRY, FIT = "exact entry on visited places, by true place, %", "R^2 of inferred to true position"
 MOVES, HITS = "moves right within half a step, %", "wall hits right within half a step, %"

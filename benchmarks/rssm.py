@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from gtmsm_env.checkpoint import load_checkpoint
 from gtmsm_env.data import Walks, record_walks
-from gtmsm_env.evaluate import FLOOR, HEAVIEST, LINES, OURS, imagined_frames, measure, together
+from gtmsm_env.evaluate import FLOOR, HEAVIEST, LINES, OURS, imagined_frames, measure
 from gtmsm_env.model import GTMSM, PRETRAINED, shipped
 from gtmsm_env.networks import frames_to_x, x_to_frames
 from gtmsm_env.report import Cell, check_writable, table, write_json
@@ -46,6 +46,7 @@ from gtmsm_env.trials import (
     model_free_frames,
     psnr,
     record_trials,
+    together,
 )
 from gtmsm_env.types import Walk
 from gtmsm_env.vector import Frames

@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     _common(train)
 
     evaluate = _command(commands, "evaluate", "measure a model on worlds it never saw, and draw what it imagines", "--output figures")
-    evaluate.add_argument("--model", default="image-navigation", metavar="NAME", help=f"a shipped model or a path {DEFAULT}")
+    evaluate.add_argument("--model", metavar="NAME", help="a shipped model or a path (default: the model that ships for the world)")
     evaluate.add_argument("--split", choices=("train", "validation", "test", "all"), default="test", help=f"which images {DEFAULT}")
     evaluate.add_argument("--episodes", type=integer(1), default=100, metavar="INT", help=f"how many worlds to dream of {DEFAULT}")
     evaluate.add_argument("--output", type=Path, metavar="FOLDER", help="draw figures and a video into it")

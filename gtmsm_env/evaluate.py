@@ -12,19 +12,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gtmsm_env import evaluate_obstacles, recipe, recipe_obstacles
 from gtmsm_env.data import distinct
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
 from gtmsm_env.networks import frames_to_x, x_to_frames
 from gtmsm_env.priors import mixture_prior
-from gtmsm_env.report import Cell, check_writable, plain, table, write_json
+from gtmsm_env.report import Cell, check_writable, named_table, plain, table, write_json
 from gtmsm_env.trials import (
     COPY,
     HORIZON,
@@ -36,15 +37,19 @@ from gtmsm_env.trials import (
     Trials,
     fidelity,
     fidelity_tables,
+    growth,
     kinds,
     mean_square,
     model_free_frames,
     record_trials,
+    share,
     span_name,
+    together,
 )
 from gtmsm_env.types import WITHIN, GaussianMixture, Walk, gaussian_log_prob
 from gtmsm_env.vector import Flags, Floats, Frames
 from gtmsm_env.video import missing, write_video
+from gtmsm_env.worlds import SHIPPED, open_model
 
 SLICE = 50  # steps decoded at once: a blended view takes about 25 kB
 
@@ -158,9 +163,6 @@ class Measured(Positions):
     standardised: Floats | None  # (W, TAU, d)
 
 
-AnyPositions = TypeVar("AnyPositions", bound=Positions)
-
-
 def array(x: Tensor) -> Floats:
     """On the CPU, in double precision."""
     return x.cpu().double().numpy()
@@ -211,17 +213,6 @@ def measure(model: GTMSM, trials: Trials, seed: int) -> tuple[Measured, dict[str
     return measured, shown
 
 
-def together(parts: list[AnyPositions]) -> AnyPositions:
-    """Several chunks as one."""
-
-    def join(values: list[Any]) -> Any:
-        if isinstance(values[0], dict):
-            return {name: join([value[name] for value in values]) for name in values[0]}
-        return None if values[0] is None else np.concatenate(values)
-
-    return type(parts[0])(**{name: join([getattr(part, name) for part in parts]) for name in vars(parts[0])})
-
-
 # -------------------------------------------------------------------- figures of merit
 
 
@@ -246,29 +237,20 @@ def position_figures(measured: Positions) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for span in SPANS:
         inside = slice(span[0] - 1, span[1])
-
-        def share(of: Flags, among: Flags, inside: slice = inside) -> float:
-            return float(100 * of[:, inside][among[:, inside]].mean()) if among[:, inside].any() else math.nan
-
         truth = measured.position[:, TAU:][:, inside].reshape(-1, 2)
         spread = np.square(truth - truth.mean(axis=0)).sum()
         values = {
-            "exact entry on visited places, by true place, %": share(measured.right_place, measured.visited),
-            "exact entry on visited places, by bytes of the frame, %": share(measured.right_frame, measured.visited),
+            "exact entry on visited places, by true place, %": share(measured.right_place[:, inside], measured.visited[:, inside]),
+            "exact entry on visited places, by bytes of the frame, %": share(measured.right_frame[:, inside], measured.visited[:, inside]),
             "R^2 of inferred to true position": float(1 - np.square(error[:, inside]).sum() / spread),
             "position error, mean, steps": float(error[:, inside].mean()),
             "position error, largest, steps": float(error[:, inside].max()),
-            "moves right within half a step, %": share(right, moves),
-            "wall hits right within half a step, %": share(right, hits),
+            "moves right within half a step, %": share(right[:, inside], moves[:, inside]),
+            "wall hits right within half a step, %": share(right[:, inside], hits[:, inside]),
         }
         for name, value in values.items():
             figures.setdefault(name, {})[span_name(span)] = value
-    steps = np.arange(1, error.shape[1] + 1)
-    slopes = 1000 * np.polyfit(steps, error.T, 1)[0]  # one a world
-    figures["drift of the error, steps per 1000 steps"] = {
-        "mean": float(slopes.mean()),
-        "95% half-width": float(1.96 * slopes.std(ddof=1) / math.sqrt(len(slopes))) if len(slopes) > 1 else math.nan,
-    }
+    figures["drift of the error, steps per 1000 steps"] = growth(error, 1000)
     figures["moves counted"], figures["wall hits counted"] = int(moves.sum()), int(hits.sum())
     return figures
 
@@ -321,16 +303,24 @@ def position_table(figures: dict[str, Any]) -> str:
     )
 
 
-def named_table(title: str, figures: dict[str, dict[str, float]], digits: int = 2) -> str:
-    """Figures by row and column."""
-    columns = list(next(iter(figures.values())))
-    return table([title, *columns], [[name, *values.values()] for name, values in figures.items()], digits=digits)
+def text(figures: dict[str, Any]) -> str:
+    """What the command prints."""
+    blocks = [
+        f"{TAU} steps remembered, {HORIZON} imagined; {figures['revisited, %']:.1f} % of the imagined steps at places visited before",
+        fidelity_tables(figures["fidelity"]),
+        position_table(figures["positions"]),
+        named_table(f"nats, steps {TAU + 1}-{2 * TAU}", figures["likelihood"]),
+    ]
+    if figures["variance"]:
+        blocks.append(named_table("our prior's variance (an honest one: 68.3, 95.4, 1)", figures["variance"]))
+    return "\n\n".join(blocks)
 
 
-def draw(folder: Path, model: GTMSM, measured: Measured, trials: Trials, shown: dict[str, Frames]) -> None:
+def draw(folder: Path, model: GTMSM, measured: Measured, first: tuple[Trials, dict[str, Frames]]) -> None:
     """The figures of all worlds; figure 2 and the video of the first world."""
     from gtmsm_env import plots
 
+    trials, shown = first
     true, imagined, visited = trials.walk.frames[0, TAU:].numpy(), shown.get(OURS, shown[HEAVIEST])[0], measured.visited[0]
     plots.figure_2(
         folder / "figure-2.png",
@@ -362,8 +352,7 @@ def judge(
     model: GTMSM, episodes: int, seed: int = 0, images: str = "procedural", split: str = "test"
 ) -> tuple[dict[str, Any], Measured, tuple[Trials, dict[str, Frames]]]:
     """All figures of a model in unseen worlds, what they were computed from, and the first worlds with what was imagined of them."""
-    if model.world is None:
-        raise ValueError("A model is judged in the kind of world it was trained on; this one names none: give a model made by `train`.")
+    assert model.world is not None
     parts: list[Measured] = []
     first: list[tuple[Trials, dict[str, Frames]]] = []
     for test in record_trials(model.world, episodes, seed, images, split):
@@ -373,6 +362,7 @@ def judge(
     measured = together(parts)
     figures = {
         "worlds": {"images": images, "split": split, "episodes": episodes},
+        "revisited, %": float(100 * measured.visited.mean()),
         "fidelity": fidelity(measured.error, measured.visited),
         "positions": position_figures(measured),
         "likelihood": likelihood_figures(measured, math.prod(model.frame_shape)),
@@ -397,28 +387,34 @@ def summary(figures: dict[str, Any]) -> dict[str, Any]:
     return cast(dict[str, Any], plain(held))
 
 
+# World -> its id, and what judges a model there, tells the figures and draws them.
+EXPERIMENTS: dict[str, tuple[str, Any, Any, Any]] = {
+    "image-navigation": (recipe.WORLD, judge, text, draw),
+    "obstacle-grid": (recipe_obstacles.WORLD, evaluate_obstacles.judge, evaluate_obstacles.text, evaluate_obstacles.draw),
+}
+
+
 def run(args: argparse.Namespace) -> int:
-    """`python -m gtmsm_env evaluate image-navigation`."""
+    """`python -m gtmsm_env evaluate WORLD`. ValueError for a model of another world."""
     check_writable(file=args.json, folder=args.output)
     if args.output:
         import_module("matplotlib")  # absent, it is named now and not after the work
     start = time.process_time()
-    model = GTMSM.load(args.model, args.device)
-    figures, measured, first = judge(model, args.episodes, args.seed, args.images, args.split)
-    figures = {"model": {"name": args.model, "fingerprint": model.fingerprint(), **model.config}, **figures}
+    world, judge, text, draw = EXPERIMENTS[args.world]
+    name, model = args.model or SHIPPED[world], open_model(args.model, world, args.device)
+    trained = model.world["id"] if model.world else "none"
+    if trained != world:
+        raise ValueError(
+            f"A model is judged in the kind of world it was trained on, here {world}; {name} names {trained}. "
+            f"Give one made by `python -m gtmsm_env train {args.world}`, or evaluate it in its own."
+        )
+    figures, *judged = judge(model, args.episodes, args.seed, args.images, args.split)
+    figures = {"model": {"name": name, "fingerprint": model.fingerprint(), **model.config}, **figures}
     figures["cpu seconds"] = time.process_time() - start
-    print(
-        f"{args.model} in {args.episodes} worlds of {args.images}, split {args.split}: {TAU} steps remembered, {HORIZON} imagined; "
-        f"{100 * measured.visited.mean():.1f} % of the imagined steps at places visited before\n"
-    )
-    print(fidelity_tables(figures["fidelity"]), end="\n\n")
-    print(position_table(figures["positions"]), end="\n\n")
-    print(named_table(f"nats, steps {TAU + 1}-{2 * TAU}", figures["likelihood"]))
-    if figures["variance"]:
-        print("\n" + named_table("our prior's variance (an honest one: 68.3, 95.4, 1)", figures["variance"]))
+    print(f"{name} in {args.episodes} worlds of {args.images}, split {args.split}: {text(figures)}")
     if args.json:
         write_json(args.json, figures, args.seed)
     if args.output:
-        draw(args.output, model, measured, *first)
+        draw(args.output, model, *judged)
         print(f"\nfigures drawn in {args.output}")
     return 0

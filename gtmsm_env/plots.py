@@ -1,4 +1,4 @@
-"""The figures of `evaluate`: the paper's figure 2, fidelity by horizon, positions and variance, and a film. Needs the extra `plot`."""
+"""The figures of `evaluate`: the paper's figures 2 and 6, fidelity by horizon, positions, variance, and a film. Needs the extra `plot`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
@@ -61,6 +61,14 @@ def path(axes: Axes, at: Floats, title: str) -> PathCollection:
     return dots
 
 
+def colours_of_steps(figure: FigureBase, dots: PathCollection, panels: Any) -> None:
+    """The key to the colours of paths, right of their panels."""
+    bar = figure.colorbar(dots, ax=panels, fraction=0.02, pad=0.01, aspect=26, shrink=0.85, anchor=(0, 1), ticks=[1, 64, 128, 192, 256])
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0, labelsize=8)
+    bar.set_label("step")
+
+
 def figure_2(
     file: Path,
     picture: NDArray[np.uint8],
@@ -100,12 +108,7 @@ def figure_2(
         middle, reach = (states.max(0) + states.min(0)) / 2, 0.575 * np.ptp(states, axis=0).max()
         c.set(xlim=(middle[1] - reach, middle[1] + reach), ylim=(middle[0] - reach, middle[0] + reach))
         c.set(xlabel="$s^2$", ylabel="$s^1$")
-        bar = upper.colorbar(
-            dots, ax=[a, b, c], fraction=0.02, pad=0.01, aspect=26, shrink=0.85, anchor=(0, 1), ticks=[1, 64, 128, 192, 256]
-        )
-        bar.outline.set_visible(False)
-        bar.ax.tick_params(length=0, labelsize=8)
-        bar.set_label("step")
+        colours_of_steps(upper, dots, [a, b, c])
         upper.legend(*b.get_legend_handles_labels(), loc="lower right", fontsize=8, handletextpad=0.2, borderaxespad=0.2)
 
         strip = lower.subplots(2, len(horizons), gridspec_kw={"wspace": 0.06, "hspace": 0.06})
@@ -124,6 +127,59 @@ def figure_2(
         strip[1, 0].set_ylabel("imagined", fontsize=9)
         lower.supxlabel("imagined step; framed in orange: places the walk has not visited", x=0.008, ha="left", fontsize=8, color="#555555")
         save(figure, file)
+
+
+def figure_6(file: Path, free: Flags, paths: dict[str, Floats], hits: Flags, moves: NDArray[np.int64]) -> None:
+    """The paper's figure 6, of one walk: where it went among obstacles, and where it is believed to have gone.
+
+    free: (P, P); paths: title -> (T, 2) positions; hits: (T - 1,) which steps an obstacle stopped, marked where half the move `moves`
+    (T - 1, 2) would have led
+    """
+    side = len(free)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(11, 4.4), layout="constrained")
+        panels = figure.subplots(1, len(paths), sharey=True)
+        for letter, axes, (title, at) in zip("abc", panels, paths.items(), strict=False):
+            for row, column in np.argwhere(~free):
+                axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, color="#dddddd", linewidth=0))
+            dots = path(axes, at[:, ::-1], f"{letter}  {title}")
+            y, x = (at[:-1] + moves / 2)[hits].T
+            axes.scatter(x, y, marker="x", s=30, color=RED, linewidths=1.3, zorder=3, label="stopped by an obstacle")
+            axes.set(xlim=(-0.9, side - 0.1), ylim=(side - 0.1, -0.9), xticks=range(side), yticks=range(side), xlabel="column")
+            axes.grid(visible=False)
+        panels[0].set_ylabel("row")
+        colours_of_steps(figure, dots, panels)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
+        save(figure, file)
+
+
+def drift_figure(file: Path, error: dict[str, dict[str, Floats]]) -> None:
+    """Errors of inferred positions in steps, all along walks: a panel for each kind of walk -> what infers -> (W, T).
+
+    The band leaves a quarter of the worlds below and one above, each world's error averaged over 16 steps, as it jumps from place to place.
+    """
+    with rc_context(STYLE):
+        figure = Figure(figsize=(11, 4.1), layout="constrained")
+        panels = figure.subplots(1, len(error), sharey=True)
+        for axes, (title, kinds) in zip(panels, error.items(), strict=True):
+            for (name, values), colour in zip(kinds.items(), (BLUE, GREY), strict=True):
+                steps = np.arange(values.shape[1])
+                axes.plot(steps, values.mean(axis=0), color=colour, label=f"{name}, mean")
+                even = np.lib.stride_tricks.sliding_window_view(values, 16, axis=1).mean(axis=-1)
+                band = np.percentile(even, (25, 75), axis=0)
+                axes.fill_between(steps[8:-7], *band, color=colour, alpha=0.2, linewidth=0, label="the middle half of the worlds")
+            # A little below nothing, so that a line there is seen.
+            axes.set(title=title[0].upper() + title[1:], xlabel="step", xlim=(0, steps[-1]), ylim=(-0.05, None))
+            axes.tick_params(length=0)
+            half_a_step(axes)
+        panels[0].set_ylabel("error, steps")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
+        save(figure, file)
+
+
+def half_a_step(axes: Axes) -> None:
+    """The line that errors should stay below."""
+    axes.axhline(0.5, color=RED, linestyle=(0, (4, 3)), linewidth=1.2, label="half a step: the next place is nearer")
 
 
 def binned(values: Floats, chosen: Flags, edges: NDArray[np.int64]) -> Floats:
@@ -171,10 +227,7 @@ def position_figure(file: Path, error: Floats, standardised: dict[str, Floats]) 
         drift, steps = panels[0], np.arange(1, error.shape[1] + 1)
         for share, colour, name in ((100, GREY, "largest"), (95, BLUE, "95 % of worlds below"), (50, "#053061", "median")):
             drift.plot(steps, np.percentile(error, share, axis=0), color=colour, linewidth=1.2, label=name)
-        drift.axhline(0.5, color=RED, linestyle=(0, (4, 3)), linewidth=1.2)
-        drift.annotate(
-            "half a step: the next place is nearer", (steps[-1], 0.5), (0, 4), textcoords="offset points", ha="right", color=RED, fontsize=8
-        )
+        half_a_step(drift)
         drift.set(title="Error of inferred positions", xlabel="imagined step", ylabel="steps", xlim=(0, len(steps)), yscale="log")
         drift.set_ylim(max(1e-4, np.percentile(error, 50, axis=0).min() / 3), max(1.0, 1.5 * error.max()))
         drift.tick_params(length=0, which="both")

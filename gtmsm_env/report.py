@@ -28,6 +28,12 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], title: str = "
     return "\n".join([*([title] if title else []), head, "-" * len(head), *map(line, body)])
 
 
+def named_table(title: str, figures: Mapping[str, Mapping[str, Cell]], digits: int = 2) -> str:
+    """Figures by row and column."""
+    columns = list(next(iter(figures.values())))
+    return table([title, *columns], [[name, *values.values()] for name, values in figures.items()], digits=digits)
+
+
 def _text(cell: Cell, digits: int) -> str:
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return "-"

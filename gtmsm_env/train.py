@@ -20,12 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gtmsm_env import recipe, recipe_obstacles
+from gtmsm_env import evaluate, evaluate_obstacles, recipe, recipe_obstacles
 from gtmsm_env.checkpoint import CheckpointError, check_keys, load_checkpoint, save_checkpoint
 from gtmsm_env.data import Walks, concatenate, recolour, record_walks
-from gtmsm_env.drift import drift_figures
 from gtmsm_env.envs.images import open_images
-from gtmsm_env.evaluate import judge, summary
 from gtmsm_env.model import GTMSM
 from gtmsm_env.recipe import Stage, Trainer
 from gtmsm_env.report import check_writable, write_json
@@ -61,7 +59,7 @@ def experiment(world: str, size: str, images: str, seed: int, displacements: boo
             recipe_obstacles.STEPS,
             recipe_obstacles.stages(displacements),
             lambda: recipe_obstacles.new_model(size, seed),
-            lambda model: drift_figures(model, JUDGED, images),
+            lambda model: evaluate_obstacles.summary(evaluate_obstacles.judge(model, JUDGED, images=images)[0]),
             displacements,
         )
     if displacements:
@@ -73,7 +71,7 @@ def experiment(world: str, size: str, images: str, seed: int, displacements: boo
         recipe.STEPS,
         recipe.stages(size),
         lambda: recipe.new_model(size, seed),
-        lambda model: summary(judge(model, JUDGED, images=images)[0]),
+        lambda model: evaluate.summary(evaluate.judge(model, JUDGED, images=images)[0]),
     )
 
 

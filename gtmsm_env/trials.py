@@ -6,12 +6,13 @@ Whatever imagines is judged here in the same way: GTM-SM by `evaluate`, others b
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 import gtmsm_env  # noqa: F401  registers the worlds
@@ -24,6 +25,8 @@ from gtmsm_env.vector import Flags, Floats, Frames
 TAU, HORIZON = 256, 1000  # steps remembered and imagined
 SPANS = ((1, 16), (17, 64), (65, 256), (257, 1000), (1, 256), (1, 1000))  # imagined steps, both ends included
 CHUNK = 25  # worlds in memory at once
+
+Part = TypeVar("Part", bound=Any)  # a dataclass
 
 
 @dataclass(frozen=True)
@@ -50,18 +53,27 @@ class Trials:
 
 
 def record_trials(world: dict[str, Any], episodes: int, seed: int, images: str = "procedural", split: str = "test") -> Iterator[Trials]:
-    """Unseen worlds and walks, CHUNK at a time. World and walk i depend on `seed + i` alone.
+    """Unseen worlds and walks, see `record_worlds`."""
+    for envs, walk, _ in record_worlds(world, episodes, seed, images, split, TAU + HORIZON):
+        inner: Any = envs.unwrapped
+        _, info = envs.reset(options={"phase": "task", "world": "same"})
+        yield Trials(walk, inner.images.batch(info["image"]), inner.side, inner.step_size)
 
-    world: {"id": ..., "kwargs": ...}, what a model was trained on
+
+def record_worlds(
+    world: dict[str, Any], episodes: int, seed: int, images: str, split: str, steps: int, **rules: Any
+) -> Iterator[tuple[VectorEnv[Any, Any, Any], Walk, list[np.random.Generator]]]:
+    """Unseen worlds, walks of `steps` frames through them, and what drew the actions; CHUNK at a time. World and walk i depend on
+    `seed + i` alone.
+
+    world: {"id": ..., "kwargs": ...}, what a model was trained on; rules: further arguments of it
     """
+    arguments = {**world["kwargs"], **rules, "task": None, "images": images, "split": split}
     for start in range(0, episodes, CHUNK):
         rows = min(CHUNK, episodes - start)
-        envs = gym.make_vec(world["id"], num_envs=rows, **world["kwargs"] | {"task": None, "images": images, "split": split})
+        envs = gym.make_vec(world["id"], num_envs=rows, **arguments)
         generators = [np.random.default_rng((seed + start + row, 1)) for row in range(rows)]
-        walk = record(envs, TAU + HORIZON, generators, seed=seed + start)
-        inner: Any = envs.unwrapped
-        _, info = envs.reset(seed=seed + start, options={"phase": "walk"})  # the same seeds draw the same pictures
-        yield Trials(walk, inner.images.batch(info["image"]), inner.side, inner.step_size)
+        yield envs, record(envs, steps, generators, seed=seed + start), generators
         envs.close()
 
 
@@ -113,6 +125,31 @@ def fidelity(error: dict[str, Floats], visited: Flags) -> dict[str, Any]:
         name: {place: {span_name(span): pooled(values, chosen, span) for span in SPANS} for place, chosen in kinds(visited).items()}
         for name, values in error.items()
     }
+
+
+def share(of: Flags, among: Flags) -> float:
+    """Per cent; NaN of nothing."""
+    return float(100 * of[among].mean()) if among.any() else math.nan
+
+
+def growth(error: Floats, steps: int) -> dict[str, float]:
+    """How much errors (W, H) grow in so many steps, by a straight line through those of each world: mean and 95 % interval over worlds."""
+    slopes = steps * np.polyfit(np.arange(1, error.shape[1] + 1), error.T, 1)[0]
+    return {
+        "mean": float(slopes.mean()),
+        "95% half-width": float(1.96 * slopes.std(ddof=1) / math.sqrt(len(slopes))) if len(slopes) > 1 else math.nan,
+    }
+
+
+def together(parts: Sequence[Part]) -> Part:
+    """What was measured of several chunks, as of one: a dataclass of arrays (W, ...), dicts of them, or None."""
+
+    def join(values: list[Any]) -> Any:
+        if isinstance(values[0], dict):
+            return {name: join([value[name] for value in values]) for name in values[0]}
+        return None if values[0] is None else np.concatenate(values)
+
+    return type(parts[0])(**{field.name: join([getattr(part, field.name) for part in parts]) for field in fields(parts[0])})
 
 
 def span_name(span: tuple[int, int]) -> str:

@@ -11,7 +11,7 @@ import torch
 from exact import exact_model
 
 from gtmsm_env import evaluate, plots
-from gtmsm_env.__main__ import main
+from gtmsm_env.__main__ import main, parser
 from gtmsm_env.data import distinct
 from gtmsm_env.evaluate import (
     AVERAGE,
@@ -27,10 +27,9 @@ from gtmsm_env.evaluate import (
     measure,
     measure_positions,
     position_figures,
-    together,
 )
 from gtmsm_env.model import GTMSM
-from gtmsm_env.trials import COPY, TAU, Trials, fidelity, record_trials
+from gtmsm_env.trials import COPY, TAU, Trials, fidelity, record_trials, together
 from gtmsm_env.types import Walk
 
 WORLD = {"id": "GTMSM-ImageNavigation-v0", "kwargs": {}}
@@ -175,7 +174,7 @@ def test_chunks_come_together(measured: tuple[Measured, dict]) -> None:
 
 
 def arguments(tmp_path: Path, **changed: object) -> argparse.Namespace:
-    given = {"model": "any", "device": "cpu", "episodes": 2, "seed": 0, "images": "procedural", "split": "test", "output": None}
+    given = vars(parser().parse_args(["evaluate", "image-navigation", "--model", "any", "--episodes", "2"]))
     return argparse.Namespace(**given | {"json": tmp_path / "figures.json"} | changed)
 
 

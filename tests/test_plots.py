@@ -1,6 +1,11 @@
-import numpy as np
+from pathlib import Path
 
-from gtmsm_env.plots import binned, film, normal_quantile
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from gtmsm_env import plots
+from gtmsm_env.plots import binned, figure_6, film, normal_quantile
 
 
 def test_bins_are_means_of_what_counts() -> None:
@@ -27,3 +32,19 @@ def test_a_film_shows_each_step_once() -> None:
     for t, shown in enumerate(pictures):  # whole pixels enlarged: each colour of the frames is found where they are drawn
         for colour in (*frames[t, ::3, 1], *frames[3 - t, ::3, 1]):
             assert (shown == colour).all(axis=-1).sum() >= 16
+
+
+def test_figure_6_marks_hits_between_a_place_and_its_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(plots, "save", lambda figure, file: drawn.append(figure))
+    free = np.ones((3, 3), np.bool_)
+    free[0, 2] = False
+    at = np.array([[0.0, 1], [0, 1], [1, 1], [1, 2], [1, 2]])
+    moves = np.array([[0, 1], [1, 0], [0, 1], [-1, 0]])  # into the obstacle, down, right, into it again
+    figure_6(Path("unused"), free, {"true": at, "inferred": at}, np.array([True, False, False, True]), moves)
+    for axes in drawn[0].axes[:2]:
+        (obstacle,) = axes.patches
+        assert obstacle.get_bbox().bounds == (1.5, -0.5, 1, 1)  # across and down, of column 2 and row 0
+        path, _, hits = axes.collections
+        assert np.asarray(path.get_offsets()).tolist() == at[:, ::-1].tolist()
+        assert np.asarray(hits.get_offsets()).tolist() == [[1.5, 0], [2, 0.5]]

@@ -1,4 +1,4 @@
-"""Landmarks are learned, alone, from either objective; how drift is measured."""
+"""Landmarks are learned, alone, from either objective."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from exact import exact_landmarks, exact_model
+from exact import exact_model
 
 from gtmsm_env import recipe_obstacles, train
 from gtmsm_env.__main__ import parser
 from gtmsm_env.checkpoint import load_checkpoint
 from gtmsm_env.data import Walks, concatenate, recolour, record_walks
-from gtmsm_env.drift import drift, drift_figures
 from gtmsm_env.envs.image_navigation_vector import MOVES
 from gtmsm_env.model import GTMSM
 from gtmsm_env.recipe import Trainer
@@ -78,25 +77,6 @@ def test_the_error_of_displacements(walks: Walks) -> None:
     torch.testing.assert_close(loss, 0.5 * (wrong / 0.1).square().mean(), rtol=1e-3, atol=1e-3)
 
 
-def test_drift_is_told_in_steps() -> None:
-    """Of a model that knows where it is without obstacles, and with them only by its landmarks."""
-    model = exact_landmarks()
-    free = drift(model, 4, 60, 0, obstacles=(0, 0))
-    assert free["without"].shape == (4, 60)
-    assert free["without"].max() < 1e-4
-    error = drift(model, 4, 60, 1, obstacles=(2, 2))
-    assert error["with landmarks"][:, -1].mean() < 0.5 < error["without"].max()
-    turned = torch.tensor([[0.0, 2.0], [-2.0, 0.0]])
-    scaled = exact_model()
-    scaled.world, scaled.transition.walls = model.world, False
-    with torch.no_grad():
-        plain = drift(scaled, 4, 60, 1)["without"]
-        scaled.transition.W_a.copy_(turned @ scaled.transition.W_a)
-    torch.testing.assert_close(drift(scaled, 4, 60, 1)["without"], plain, atol=1e-4, rtol=1e-4)
-    figures = drift_figures(model, 3)
-    assert figures["with landmarks"]["position error after 256 steps"] < figures["without"]["position error after 256 steps"]
-
-
 # ---------------------------------------------------------------- the command
 
 
@@ -112,6 +92,7 @@ def test_the_command_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     card = load_checkpoint("runs/obstacle-grid/model")[1]["card"]
     assert card["command"].endswith("train obstacle-grid --seed 0 --size default --images procedural --displacements")
     assert card["walks"] == {"count": 40, "steps": 30, "split": "train"}
-    assert card["figures"].keys() == {"with landmarks", "without"}
+    assert card["figures"].keys() == {"worlds", "hits a walk", "tables"}
+    assert card["figures"]["worlds"]["episodes"] == 2
     with pytest.raises(ValueError, match="Leave out --displacements"):
         train.run(parser().parse_args(["train", "image-navigation", "--displacements"]))
