@@ -134,11 +134,11 @@ def distinct(walk: Walk) -> Walks:
 
 
 def recolour(walks: Walks, generator: np.random.Generator) -> Walks:
-    """The same walks, the channels of each in an order of its own and every other one, by chance, a negative: pictures of any palette."""
+    """The same walks, about half of them with their channels in another order and perhaps a negative: pictures of any palette."""
     order = generator.permuted(np.tile(np.arange(walks.frames.shape[-1]), (len(walks), 1)), axis=1)
     frames = torch.take_along_dim(walks.frames, torch.from_numpy(order)[:, None, None, None], dim=-1)
-    negative = torch.from_numpy(generator.random(len(walks)) < 0.5)
-    return replace(walks, frames=torch.where(negative[:, None, None, None, None], 255 - frames, frames))
+    chosen, negative = torch.from_numpy(generator.random((2, len(walks), 1, 1, 1, 1)) < 0.5)
+    return replace(walks, frames=torch.where(chosen, torch.where(negative, 255 - frames, frames), walks.frames))
 
 
 def record_walks(

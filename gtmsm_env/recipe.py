@@ -57,11 +57,12 @@ def stages(size: str) -> list[Stage]:
         Stage("walls", 800, {"walls": 1e-2}, 60, tau=32, ahead=32, delta=1.0, falling=True),
         Stage("walls", 200, both, 80, tau=128, ahead=32, K=64, delta=0.1, falling=True),
         Stage("walls", 300, both, 120, tau=256, ahead=32, K=16, delta=1e-2, falling=True),
-        Stage("vae", 8000, {"vae": 1e-3}, 20, falling=True),
     ]
     if size == "paper":
-        return [*first, Stage("elbo", 1000, {"vae": 3e-4}, 200, falling=True, tau=256, ahead=32, K=5, delta=1e-4)]
-    return [*first, Stage("views", 600, {"geometry": 3e-2, "views": 1e-3}, 300, falling=True)]
+        vae = Stage("vae", 8000, {"vae": 1e-3}, 20, falling=True)
+        return [*first, vae, Stage("elbo", 1000, {"vae": 3e-4}, 200, falling=True, tau=256, ahead=32, K=5, delta=1e-4)]
+    heads = Stage("vae", 8000, {"heads": 3e-4}, 20, falling=True)  # principal components suit pictures of any kind, and rest
+    return [*first, heads, Stage("views", 600, {"geometry": 3e-2, "views": 1e-3}, 300, falling=True)]
 
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -92,12 +93,14 @@ class Trainer:
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """The parameters that a stage's rates are for."""
         model, views = self.model, self.model.views
+        vae = [*model.encoder.named_parameters(), *model.decoder.named_parameters()]
         network = [] if views is None else [*views.mlp.parameters(), views.log_variance]
         geometry = [] if views is None else [p for p in views.parameters() if not any(p is q for q in network)]
         return {
             "moves": [model.transition.W_a],
             "walls": list(model.transition.g.parameters()),
-            "vae": [*model.encoder.parameters(), *model.decoder.parameters()],
+            "vae": [parameter for _, parameter in vae],
+            "heads": [parameter for name, parameter in vae if not name.startswith("linear")],
             "geometry": geometry,
             "views": network,
             "landmarks": [] if model.landmarks is None else list(model.landmarks.parameters()),

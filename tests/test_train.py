@@ -363,7 +363,7 @@ def test_gathered_walks_are_recoloured(monkeypatch: pytest.MonkeyPatch) -> None:
     own = concatenate(list(record_walks(recipe.WORLD, {**recipe.RULES, "split": "train", "task": None}, 20, 20, 0)))
     assert torch.equal(walks.index, own.index)
     same = [torch.equal(walks.frames[row, 0], own.frames[row, 0]) for row in range(20)]
-    assert sum(same) < 10
+    assert 3 < sum(same) < 17
 
 
 def test_images_without_a_test_split_are_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
