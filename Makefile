@@ -5,8 +5,9 @@ PYTHON ?= $(shell for python in python3.11 python3; do $$python -c 'import sys; 
 VENV ?= .venv
 # PyTorch's CPU build, a tenth of the download; `make test TORCH_INDEX=https://pypi.org/simple` takes the CUDA build.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-# How the shipped model was made.
-TRAIN ?= --seed 0 --output runs/image-navigation
+# How the shipped models were made; `make train WORLD=obstacle-grid` makes that of the world with obstacles.
+WORLD ?= image-navigation
+TRAIN ?= --seed 0 --output runs/$(WORLD)
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install -qq --no-input --disable-pip-version-check --prefer-binary -c constraints.txt
@@ -20,7 +21,7 @@ test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest
 
 train: $(VENV)/demo.stamp
-	$(BIN)/python -m gtmsm_env train image-navigation $(TRAIN)
+	$(BIN)/python -m gtmsm_env train $(WORLD) $(TRAIN)
 
 format: $(VENV)/dev.stamp
 	$(BIN)/ruff check --fix .

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gtmsm_env.checkpoint import CheckpointError, check_keys, load_checkpoint, save_checkpoint
@@ -18,7 +19,7 @@ from gtmsm_env.landmarks import Inferred, Landmarks
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.neighbours import nearest_before
 from gtmsm_env.networks import Decoder, Encoder, frames_to_x, x_to_frames
-from gtmsm_env.obstacles import MOVES, count_move, count_moves, effect, stopped, stops
+from gtmsm_env.obstacles import AWAY, MOVES, Known, Obstacles, axes_of, count_moves, effect, stopped, without_moves
 from gtmsm_env.priors import ViewsPrior, mixture_prior, with_views
 from gtmsm_env.transitions import LinearWithWalls
 from gtmsm_env.types import WITHIN, Belief, GaussianMixture, Neighbours, Walk, check_rewards, distinct_frames, gaussian_log_prob
@@ -86,6 +87,7 @@ class GTMSM(nn.Module):
         self.transition = LinearWithWalls(num_actions, state_size, sigma_s)
         self.views = ViewsPrior(x_shape, z_size, state_size) if prior == "views" else None
         self.landmarks = Landmarks(landmarks, delta) if landmarks else None
+        self.obstacles = Obstacles() if landmarks else None  # landmarks tell that a move was stopped
 
     # ---------------------------------------------------------------- the verbs
 
@@ -162,18 +164,26 @@ class GTMSM(nn.Module):
             moves = dict(zip(MOVES, (before.mean, action, self._effect(before, belief, action)), strict=True))
             if "tried" in before.memory.values:
                 none = before.memory.values["tried"].new_zeros(*action.shape, self.num_actions)
-                belief, moves = self.count_move(before, belief, action, where), {"tried": none, "moved": none}
+                belief = self._counted(before, belief, action, where)
+                moves = {"tried": none, "moved": none, "obstacle": torch.full_like(belief.mean, AWAY)}
         reward = z_mean.new_zeros(action.shape) if reward is None else reward
         termination = torch.zeros(action.shape, dtype=torch.bool, device=action.device) if termination is None else termination
         memory = belief.memory.write(
             belief.mean, belief.variance, where, z_mean=z_mean, z_variance=z_variance, reward=reward, termination=termination, **moves
         )
-        return replace(belief, memory=memory)
+        return replace(belief, memory=self._with_obstacles(memory) if "tried" in moves else memory)
 
     def count_move(self, before: Belief, after: Belief, action: Tensor, where: Tensor | None = None) -> Belief:
         """`after` a real step from `before` by a_t (*B,), its memory of `places` knowing what the move did: for rows `where`, or all."""
+        counted = self._counted(before, after, action, where)
+        return replace(counted, memory=self._with_obstacles(counted.memory))
+
+    def _counted(self, before: Belief, after: Belief, action: Tensor, where: Tensor | None) -> Belief:
         where = torch.ones_like(action, dtype=torch.bool) if where is None else where
-        return count_move(after, before.mean, action, self._effect(before, after, action), where, WITHIN * self.step_length)
+        origin, action, share, where = (
+            x.unsqueeze(action.dim()) for x in (before.mean, action, self._effect(before, after, action), where)
+        )
+        return replace(after, memory=count_moves(after.memory, origin, action, share, where, WITHIN * self.step_length))
 
     def _effect(self, before: Belief, after: Belief, action: Tensor) -> Tensor:
         """What share of the displacement that the transition expects was there, (*B,)."""
@@ -250,9 +260,9 @@ class GTMSM(nn.Module):
         """
         self._check_actions(action, belief.mean.shape[:-1])
         moved = self._move(belief, action)
-        if (is_stopped := self._stops(belief.memory)) is None:
+        if (stops := self._stops(belief.memory)) is None:
             return moved
-        stays = is_stopped(belief.mean, action)[..., None]
+        stays = stops(moved.mean)[..., None]
         return replace(moved, mean=torch.where(stays, belief.mean, moved.mean), displacement=torch.where(stays, 0, moved.displacement))
 
     def _move(self, belief: Belief, action: Tensor) -> Belief:
@@ -275,11 +285,12 @@ class GTMSM(nn.Module):
         variance = belief.variance.reshape(*lead, 1, -1) + steps * self.transition.sigma_s**2
         return replace(belief, mean=mean, variance=variance.expand_as(mean), displacement=u)
 
-    def _stops(self, memory: SpatialMemory) -> Callable[[Tensor, Tensor], Tensor] | None:
-        """Where moves are stopped, by states (*B, *C, n) and actions (*B, *C); None where model or memory knows nothing of obstacles."""
+    def _stops(self, memory: SpatialMemory) -> Callable[[Tensor], Tensor] | None:
+        """Where moves are stopped, by the states (*B, *C, n) they would lead to; None where model or memory knows nothing of obstacles."""
         if self.landmarks is None or not {"tried", "origin"} & memory.values.keys():
             return None
-        return partial(stopped, stops(memory if "tried" in memory.values else self.places(memory)), radius=WITHIN * self.step_length)
+        obstacle = (memory if "tried" in memory.values else self.places(memory)).values["obstacle"]
+        return partial(stopped, obstacle, radius=WITHIN * self.step_length)
 
     def places(self, memory: SpatialMemory) -> SpatialMemory:
         """The distinct places of a memory, as many at least as the prior reads; with landmarks, and what moves did from each."""
@@ -287,7 +298,32 @@ class GTMSM(nn.Module):
         places = memory.distinct(radius, at_least=self.K if self.views is None else self.views.K)
         if self.landmarks is None or "origin" not in memory.values:
             return places
-        return count_moves(places, memory, self.num_actions, radius)
+        origin, action, share = (memory.values[name] for name in MOVES)
+        entries = torch.arange(memory.s_mean.shape[-2], device=action.device)
+        counted = entries < memory.count[..., None]
+        return self._with_obstacles(count_moves(without_moves(places, self.num_actions), origin, action, share, counted, radius))
+
+    def _with_obstacles(self, places: SpatialMemory) -> SpatialMemory:
+        """Places with the list of what cannot be entered: what stopped moves, and what is believed to by what is known around it."""
+        assert self.obstacles is not None
+        axes, known = axes_of(self.transition.W_a), self.know(places)
+        odds = self.obstacles(known).masked_fill(known.seen | ~known.inside, -torch.inf).masked_fill(known.touched, torch.inf).flatten(-2)
+        slots = places.s_mean.shape[-2]
+        sure, cell = odds.topk(min(slots, odds.shape[-1]), dim=-1)
+        found = torch.where((sure > 0)[..., None], self.obstacles.states(axes)[cell], AWAY)
+        obstacle = F.pad(found, (0, 0, 0, slots - found.shape[-2]), value=AWAY)
+        return SpatialMemory(places.s_mean, places.s_variance, places.values | {"obstacle": obstacle}, places.count)
+
+    def know(self, places: SpatialMemory) -> Known:
+        """What places that have counted moves tell of the cells around the start."""
+        assert self.obstacles is not None
+        axes, mark, W_a = axes_of(self.transition.W_a), self.obstacles.marked, self.transition.W_a
+        used = torch.arange(places.s_mean.shape[-2], device=W_a.device) < places.count[..., None]  # (*M, P)
+        stops = (2 * places.values["moved"] < places.values["tried"]) & used[..., None]  # (*M, P, A)
+        targets = places.s_mean[..., None, :] + W_a.t()  # (*M, P, A, n)
+        seen = mark(self.obstacles.cells(places.s_mean, axes), used)
+        touched = mark(self.obstacles.cells(targets, axes).flatten(-2), stops.flatten(-2)) & ~seen
+        return Known(seen, touched, (self.transition.gate(self.obstacles.states(axes)) > 0.5).reshape(seen.shape[-2:]))
 
     def recall(self, memory: SpatialMemory) -> SpatialMemory:
         """The memory as the prior reads it: as it is for the mixture, its distinct places with their views for the views prior.

@@ -2,21 +2,21 @@
 
 A transition cannot know obstacles that stand elsewhere in every world; a walk can. An entry of the memory keeps the move that led to it:
 `origin` s_{t-1}, `action` a_t (-1 for x_1) and `effect`, the inferred displacement as a share of the expected one. Distinct places keep
-how often each action was `tried` from them and how often it `moved`.
+how often each action was `tried` from them and how often it `moved`, and with them goes a list of places that cannot be entered,
+`obstacle`: those that stopped a move, and those that a network believes to be obstacles by what is known around them.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gtmsm_env.memory import SpatialMemory
-from gtmsm_env.types import Belief
 
 MOVES = ("origin", "action", "effect")  # what an entry keeps of the move that led to it
+AWAY = 1e6  # where an obstacle lies that there is not, in the unit of the state
 
 
 def effect(displacement: Tensor, expected: Tensor, least: float) -> Tensor:
@@ -28,37 +28,27 @@ def effect(displacement: Tensor, expected: Tensor, least: float) -> Tensor:
     return torch.where(square > least**2, (displacement * expected).sum(dim=-1) / square.clamp(min=least**2), torch.ones_like(square))
 
 
-def count_moves(places: SpatialMemory, memory: SpatialMemory, num_actions: int, radius: float) -> SpatialMemory:
-    """Distinct places with what the memory knows of moves from each: `tried` and `moved` (*M, P, A), how often.
+# ---------------------------------------------------------------- counted
+
+
+def without_moves(places: SpatialMemory, num_actions: int) -> SpatialMemory:
+    """Distinct places from which no move is counted yet: `tried` and `moved` (*M, P, A)."""
+    values = {name: value for name, value in places.values.items() if name not in MOVES}
+    none = places.s_mean.new_zeros(*places.s_mean.shape[:-1], num_actions)
+    values |= {"tried": none, "moved": none, "obstacle": torch.full_like(places.s_mean, AWAY)}
+    return SpatialMemory(places.s_mean, places.s_variance, values, places.count)
+
+
+def count_moves(places: SpatialMemory, origin: Tensor, action: Tensor, share: Tensor, counted: Tensor, radius: float) -> SpatialMemory:
+    """Places with some more moves counted: origin (*M, N, n); action, share, the effect, and counted, which of them, (*M, N).
 
     A move counts as moved where at least half of the expected displacement was there. radius: how far an origin may lie from its place, in
     the unit of the state
     """
-    entries = torch.arange(memory.s_mean.shape[-2], device=memory.count.device)
-    counted = (entries < memory.count[..., None]) & (memory.values["action"] >= 0)
-    values = {name: value for name, value in places.values.items() if name not in MOVES}
-    none = places.s_mean.new_zeros(*places.s_mean.shape[:-1], num_actions)
-    places = SpatialMemory(places.s_mean, places.s_variance, values | {"tried": none, "moved": none}, places.count)
-    origin, action, share = (memory.values[name] for name in MOVES)
-    return _counted(places, origin, action, share, counted, radius)
-
-
-def count_move(belief: Belief, origin: Tensor, action: Tensor, share: Tensor, where: Tensor, radius: float) -> Belief:
-    """A belief that remembers distinct places, with one more move counted where `where`: origin (*M, n), action, share, where (*M,).
-
-    share: the effect of the move
-    """
-    axis = len(belief.memory.batch_shape)
-    one = [x.unsqueeze(axis) for x in (origin, action, share, where)]
-    return replace(belief, memory=_counted(belief.memory, one[0], one[1], one[2], one[3], radius))
-
-
-def _counted(places: SpatialMemory, origin: Tensor, action: Tensor, share: Tensor, counted: Tensor, radius: float) -> SpatialMemory:
-    """Places with some more moves: origin (*M, N, n); action, share, counted (*M, N)."""
-    found = places.read(origin, 1)  # (*M, N)
-    counts = (counted & (found.distance.squeeze(-1) <= radius)).to(origin.dtype)
+    distance, index = places.nearest(origin, 1)  # (*M, N, 1)
+    counts = (counted & (action >= 0) & (distance.squeeze(-1) <= radius)).to(origin.dtype)
     num_actions = places.values["tried"].shape[-1]
-    cell = found.index.squeeze(-1) * num_actions + action.clamp(min=0)
+    cell = index.squeeze(-1) * num_actions + action.clamp(min=0)
 
     def add(name: str, counts: Tensor) -> Tensor:
         return places.values[name].flatten(-2).scatter_add(-1, cell, counts).unflatten(-1, (-1, num_actions))
@@ -67,29 +57,69 @@ def _counted(places: SpatialMemory, origin: Tensor, action: Tensor, share: Tenso
     return SpatialMemory(places.s_mean, places.s_variance, places.values | more, places.count)
 
 
-class Stops(NamedTuple):
-    """The places from which a memory knows that moves are stopped, as many as the memory of the batch that knows most."""
+def stopped(obstacle: Tensor, target: Tensor, radius: float) -> Tensor:
+    """Whether moves would lead, within `radius`, to what cannot be entered: obstacle (*M, P, n), target (*M, *Q, n) -> (*M, *Q) bool."""
+    memories = obstacle.shape[:-2]
+    at = target.reshape(*memories, -1, 1, target.shape[-1])  # (*M, Q, 1, n)
+    near = (at - obstacle[..., None, :, :]).square().sum(dim=-1) <= radius**2  # (*M, Q, P)
+    return near.any(dim=-1).reshape(target.shape[:-1])
 
-    s: Tensor  # (*M, S, n)
-    actions: Tensor  # (*M, S, A) bool, which moves
+
+# ---------------------------------------------------------------- believed
 
 
-def stops(places: SpatialMemory) -> Stops:
-    """What places that have counted moves know: stopped is an action that did not move most of the times that it was tried from there.
+class Known(NamedTuple):
+    """What is known of the cells of a lattice around the start, (*M, S, S) bool each."""
 
-    What was never tried is free; novelty tells.
+    seen: Tensor  # a remembered place
+    touched: Tensor  # stopped a move most of the times, and was not seen
+    inside: Tensor  # (S, S) a place within the edges that the transition knows
+
+
+class Obstacles(nn.Module):
+    """Which places are believed to be obstacles, given what a walk has seen and touched around them; learned from walks that go on.
+
+    States are laid on the lattice that two moves span, `reach` steps to each side of the start; a convolution sees `window` steps around.
     """
-    actions = 2 * places.values["moved"] < places.values["tried"]
-    some = actions.any(dim=-1)  # (*M, P)
-    most = int(some.sum(dim=-1).max()) if some.numel() else 0
-    which = some.to(torch.int8).argsort(dim=-1, descending=True, stable=True)[..., :most, None]
-    return Stops(torch.take_along_dim(places.s_mean, which, dim=-2), torch.take_along_dim(actions, which, dim=-2))
+
+    def __init__(self, reach: int = 8, window: int = 4, hidden: int = 32) -> None:
+        super().__init__()
+        self.reach = reach
+        last = nn.Conv2d(hidden, 1, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.constant_(cast(Tensor, last.bias), -4.0)  # nothing is believed before it is learned
+        first = nn.Conv2d(3, hidden, 2 * window + 1, padding=window)
+        self.network = nn.Sequential(first, nn.SiLU(), nn.Conv2d(hidden, hidden, 1), nn.SiLU(), last)
+
+    def forward(self, known: Known) -> Tensor:
+        """The log odds that a cell is an obstacle, (*M, S, S)."""
+        seen, touched, inside = known
+        maps = torch.stack([seen, touched, inside.expand_as(seen)], dim=-3).float()
+        logits: Tensor = self.network(maps.reshape(-1, *maps.shape[-3:]))
+        return logits.reshape(seen.shape)
+
+    def cells(self, s: Tensor, axes: Tensor) -> Tensor:
+        """The cell of each state (*M, N, n), counted row by row: (*M, N) int64; S * S for those beyond the lattice. axes: (n, n)"""
+        at = (s @ torch.linalg.inv(axes)).round().long() + self.reach
+        size = 2 * self.reach + 1
+        beyond = ((at < 0) | (at >= size)).any(dim=-1)
+        return torch.where(beyond, size * size, at[..., 0] * size + at[..., 1])
+
+    def states(self, axes: Tensor) -> Tensor:
+        """The state in the middle of each cell, (S * S, n)."""
+        steps = torch.arange(-self.reach, self.reach + 1, device=axes.device, dtype=axes.dtype)
+        return torch.cartesian_prod(steps, steps) @ axes
+
+    def marked(self, cells: Tensor, which: Tensor) -> Tensor:
+        """The cells (*M, N) of which one at least is so, `which` (*M, N): (*M, S, S) bool."""
+        size = 2 * self.reach + 1
+        marks = cells.new_zeros(*cells.shape[:-1], size * size + 1).scatter_add(-1, cells, which.long())
+        return (marks[..., :-1] > 0).unflatten(-1, (size, size))
 
 
-def stopped(known: Stops, s: Tensor, action: Tensor, radius: float) -> Tensor:
-    """Where a move by `action` (*M, *Q) from s (*M, *Q, n) is known to be stopped, at most `radius` away: (*M, *Q) bool."""
-    memories = known.s.shape[:-2]
-    at, by = s.reshape(*memories, -1, 1, s.shape[-1]), action.reshape(*memories, -1, 1)  # (*M, Q, 1, n), (*M, Q, 1)
-    near = (at - known.s[..., None, :, :]).square().sum(dim=-1) <= radius**2  # (*M, Q, S)
-    those = torch.take_along_dim(known.actions.transpose(-1, -2), by, dim=-2)  # (*M, Q, S)
-    return (near & those).any(dim=-1).reshape(action.shape)
+def axes_of(W_a: Tensor) -> Tensor:
+    """Two moves that span the lattice of places, (2, n): the longest, and the one that leads farthest off its line. W_a: (n, A), n = 2"""
+    moves = W_a.t()
+    first = moves[moves.norm(dim=-1).argmax()]
+    across = (moves[:, 0] * first[1] - moves[:, 1] * first[0]).abs()
+    return torch.stack([first, moves[across.argmax()]])

@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gtmsm_env.data import Walks
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
 from gtmsm_env.networks import frames_to_x, set_principal_components
+from gtmsm_env.obstacles import Known, axes_of, effect
 from gtmsm_env.priors import mixture_prior, with_views
 from gtmsm_env.types import WITHIN, Neighbours, gaussian_log_prob
 
@@ -89,6 +91,7 @@ class Trainer:
     iteration: int = 0
     _encodings: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
     _to_places: Tensor | None = field(default=None, repr=False)
+    _cells: tuple[Tensor, Tensor, Tensor, Tensor] | None = field(default=None, repr=False)
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """The parameters that a stage's rates are for."""
@@ -104,6 +107,7 @@ class Trainer:
             "geometry": geometry,
             "views": network,
             "landmarks": [] if model.landmarks is None else list(model.landmarks.parameters()),
+            "obstacles": [] if model.obstacles is None else list(model.obstacles.parameters()),
         }
 
     def optimizer(self) -> torch.optim.Adam:
@@ -119,7 +123,7 @@ class Trainer:
     def begin(self) -> None:
         """What a stage needs before its first iteration."""
         self.model.transition.walls = self.stages[self.stage].walls
-        self._encodings = None
+        self._encodings = self._cells = None
         if self.stage == 0 and "moves" in self.stages[0].rates:  # a model that has learned nothing
             x = frames_to_x(self._crops(np.random.default_rng([self.seed, 0]), 50_000))
             set_principal_components(self.model.encoder, self.model.decoder, x, self.model.sigma_x)
@@ -142,6 +146,7 @@ class Trainer:
             "elbo": self.elbo_loss,
             "landmarks": self.recall_loss,
             "displacements": self.displacement_loss,
+            "obstacles": self.obstacles_loss,
         }
         loss = losses[stage.name](stage, rng, generator)
         nats = float(loss.detach())
@@ -230,7 +235,46 @@ class Trainer:
         wrong = (u @ self._displacement_of_state() - walks.displacements) / DISPLACED
         return 0.5 * wrong.square().sum(dim=-1).mean()
 
+    def obstacles_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
+        """-log p of what walks come to know of cells that they knew nothing of tau steps after their start: 100 times its mean."""
+        obstacles = self.model.obstacles
+        assert obstacles is not None
+        cells, targets, stops, inside = self._felt()
+        rows = torch.from_numpy(rng.integers(len(cells), size=4 * BATCH)).to(cells.device)
+        steps = cells.shape[1]
+        step = torch.arange(steps, device=cells.device)
+
+        def known(until: Tensor) -> Known:
+            seen = obstacles.marked(cells[rows], step < until)
+            return Known(seen, obstacles.marked(targets[rows], stops[rows] & (step[1:] < until)) & ~seen, inside)
+
+        now = known(torch.from_numpy(rng.integers(stage.tau, steps, size=(len(rows), 1))).to(cells.device))
+        later = known(torch.full((len(rows), 1), steps, device=cells.device))
+        new = (later.seen | later.touched) & ~(now.seen | now.touched)
+        return 100 * F.binary_cross_entropy_with_logits(obstacles(now)[new], later.touched[new].float())
+
     # ---------------------------------------------------------------- what they read
+
+    @torch.no_grad()
+    def _felt(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Where walks went and what stopped them, as the landmarks tell: cells of states (W, T), cells that moves would lead to and whether
+        something stopped them (W, T-1), and the cells within the edges (S, S).
+        """
+        if self._cells is None:
+            model, obstacles = self.model, self.model.obstacles
+            assert obstacles is not None
+            axes, parts = axes_of(model.transition.W_a), []
+            for rows in torch.arange(len(self.walks), device=self.walks.index.device).split(256):
+                index, actions = self.walks.index[rows], self.walks.actions[rows]
+                z_mean = torch.take_along_dim(model.encode(self.walks.frames[rows])[0], index[..., None], dim=1)
+                s, _, u, _ = model.infer_walk(z_mean, actions)
+                expected = model.transition(s[:, :-1], u[:, :-1], actions)[1]
+                share = effect(u[:, 1:], expected, WITHIN * model.step_length)
+                parts.append((obstacles.cells(s, axes), obstacles.cells(s[:, :-1] + expected, axes), share < 0.5))
+            cells, targets, stops = (torch.cat(part) for part in zip(*parts, strict=True))
+            inside = (model.transition.gate(obstacles.states(axes)) > 0.5).reshape(2 * obstacles.reach + 1, -1)
+            self._cells = cells, targets, stops, inside
+        return self._cells
 
     def _displacement_of_state(self) -> Tensor:
         """The linear map (n, 2) from displacements of the state to true ones, by what each action does to both where it moves."""

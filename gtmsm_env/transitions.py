@@ -35,8 +35,12 @@ class LinearWithWalls(nn.Module):
         """One step of the mean: s (*B, n), u (*B, n), a (*B,) int64 -> s_t (*B, n), u_t (*B, n), what was moved."""
         move = self.W_a.t()[a]
         if self.walls:
-            move = torch.sigmoid(self.g((s + move) / self.wall_scale)) * move
+            move = self.gate(s + move) * move
         return s + move, move
+
+    def gate(self, s: Tensor) -> Tensor:
+        """g, how much of a move that would lead to s (*B, n) is made, between 0 and 1: (*B, 1)."""
+        return torch.sigmoid(self.g(s / self.wall_scale))
 
     def rollout(
         self,
@@ -44,11 +48,11 @@ class LinearWithWalls(nn.Module):
         u: Tensor,
         a: Tensor,
         lengths: Tensor | None = None,
-        stops: Callable[[Tensor, Tensor], Tensor] | None = None,
+        stops: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """All steps: s, u (*B, n), a (*B, T) int64 -> s_1..s_T and u_1..u_T (*B, T, n).
 
-        lengths: (*B, T) scales each move, without walls only. stops: whether a move by a_t (*B,) from s (*B, n) leads nowhere, (*B,) bool
+        lengths: (*B, T) scales each move, without walls only. stops: whether a move that would lead to s (*B, n) leads nowhere, (*B,) bool
         """
         if not self.walls and stops is None:
             moves = self.W_a.t()[a] * (1 if lengths is None else lengths[..., None])
@@ -60,7 +64,7 @@ class LinearWithWalls(nn.Module):
             before = s
             s, u = self(s, u, a[..., t])
             if stops is not None:
-                stays = stops(before, a[..., t])[..., None]
+                stays = stops(s)[..., None]
                 s, u = torch.where(stays, before, s), torch.where(stays, 0, u)
             states.append(s)
             displacements.append(u)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gtmsm_env.landmarks import Landmarks
 from gtmsm_env.model import GTMSM
+from gtmsm_env.obstacles import Obstacles
 
 
 class ExactWalls(nn.Module):
@@ -47,5 +48,6 @@ def exact_landmarks() -> GTMSM:
     model.world = {"id": "GTMSM-ObstacleGrid-v0", "kwargs": {}, "start": "center"}
     model.landmarks = Landmarks(16).requires_grad_(False)
     model.landmarks.none.fill_(7.0)
+    model.obstacles = Obstacles().requires_grad_(False)
     model.transition.sigma_s = 0.1
     return model

@@ -19,7 +19,7 @@ from gtmsm_env.dream import DreamEnv, DreamVectorEnv
 from gtmsm_env.envs.image_navigation_vector import MOVES
 from gtmsm_env.envs.obstacle_grid import ObstacleGridEnv, ObstacleGridVectorEnv
 from gtmsm_env.memory import SpatialMemory
-from gtmsm_env.obstacles import count_moves, effect, stopped, stops
+from gtmsm_env.obstacles import Known, Obstacles, axes_of, count_moves, effect, stopped, without_moves
 from gtmsm_env.types import Belief, Walk
 
 A, RADIUS = 5, 0.5
@@ -38,10 +38,17 @@ def remembered(*moves: tuple[tuple[float, float], int, float]) -> SpatialMemory:
     return SpatialMemory(origin, torch.ones_like(origin), values)
 
 
+def counted(memory: SpatialMemory) -> SpatialMemory:
+    """Its distinct places, all its moves counted."""
+    used = torch.arange(memory.s_mean.shape[-2]) < memory.count[..., None]
+    origin, action, share = (memory.values[name] for name in ("origin", "action", "effect"))
+    return count_moves(without_moves(memory.distinct(RADIUS), A), origin, action, share, used, RADIUS)
+
+
 def free(memory: SpatialMemory) -> Tensor:
-    """(P, A), which moves from which places nothing has stopped."""
-    places = count_moves(memory.distinct(RADIUS), memory, A, RADIUS)
-    return ~torch.stack([stopped(stops(places), places.s_mean, torch.full((len(places),), a), RADIUS) for a in range(A)], dim=-1)
+    """(P, A), which moves from which places nothing has stopped most of the times."""
+    values = counted(memory).values
+    return 2 * values["moved"] >= values["tried"]
 
 
 @pytest.mark.parametrize(
@@ -81,15 +88,6 @@ def test_padding_is_not_read() -> None:
     assert free(shorter).all()
 
 
-def test_moves_are_stopped_where_they_were() -> None:
-    """Within the radius of the place; not beside it, not by another action. A batch is its rows."""
-    memory = remembered(((0, 0), 1, 0), ((2, 0), 4, 0))
-    places = count_moves(memory.distinct(RADIUS), memory, A, RADIUS)
-    s = torch.tensor([[0.0, 0.0], [0.3, 0.3], [0.0, 0.6], [2.0, 0.0], [2.0, 0.0]])
-    action = torch.tensor([1, 1, 1, 1, 4])
-    assert stopped(stops(places), s, action, RADIUS).tolist() == [True, True, False, False, True]
-
-
 def test_random_walks_as_by_counting() -> None:
     generator = torch.Generator().manual_seed(0)
     rows, entries, side = 3, 200, 4
@@ -99,7 +97,7 @@ def test_random_walks_as_by_counting() -> None:
     values = {"z_mean": torch.zeros(rows, entries, 3), "z_variance": torch.ones(rows, entries, 3)}
     values |= {"origin": origin + 0.1 * torch.rand(origin.shape, generator=generator), "action": action, "effect": share}
     memory = SpatialMemory(origin, torch.ones_like(origin), values, torch.tensor([200, 120, 30]))
-    places = count_moves(memory.distinct(RADIUS), memory, A, RADIUS)
+    places = counted(memory)
     for row in range(rows):
         for place in range(int(places.count[row])):
             for a in range(A):
@@ -108,9 +106,53 @@ def test_random_walks_as_by_counting() -> None:
                     for entry in range(int(memory.count[row]))
                     if action[row, entry] == a and math.dist(origin[row, entry].tolist(), places.s_mean[row, place].tolist()) < RADIUS
                 ]
-                moved = sum(t > 0.5 for t in tries)
                 assert places.values["tried"][row, place, a] == len(tries)
-                assert places.values["moved"][row, place, a] == moved
+                assert places.values["moved"][row, place, a] == sum(t > 0.5 for t in tries)
+
+
+@pytest.mark.parametrize("queries", [(), (5,), (2, 3)])
+def test_moves_are_stopped_near_an_obstacle(queries: tuple[int, ...]) -> None:
+    """Of its own memory, as a loop over all pairs says."""
+    generator = torch.Generator().manual_seed(0)
+    obstacle, target = torch.rand(4, 6, 2, generator=generator) * 4, torch.rand(4, *queries, 2, generator=generator) * 4
+    told = stopped(obstacle, target, RADIUS)
+    for at in np.ndindex(*told.shape):
+        assert told[at] == any(math.dist(target[at], one) <= RADIUS for one in obstacle[at[0]])
+    assert 0 < told.float().mean() < 1 or not queries
+
+
+# ---------------------------------------------------------------- believed
+
+
+AXES = torch.tensor([[0.0, 2.0], [-3.0, 0.5]])
+
+
+def test_the_lattice_is_spanned_by_two_moves() -> None:
+    """The longest and the one farthest off its line, whatever else there is."""
+    W_a = torch.tensor([[0.0, 0.0, 2.0, -2.1, 0.0, 0.1], [1.0, -1.0, 0.1, 0.1, 0.0, 0.0]])
+    assert torch.equal(axes_of(W_a), torch.tensor([[-2.1, 0.1], [0.0, 1.0]]))
+
+
+def test_cells_hold_the_states_in_their_middle() -> None:
+    lattice = Obstacles(reach=3)
+    states = lattice.states(AXES)
+    assert torch.equal(lattice.cells(states, AXES), torch.arange(49))
+    noise = (torch.rand(49, 2, generator=torch.Generator().manual_seed(0)) - 0.5) * 0.98
+    assert torch.equal(lattice.cells(states + noise @ AXES, AXES), torch.arange(49))
+    assert not states[24].any()
+    assert lattice.cells(4 * AXES, AXES).tolist() == [49, 49]  # beyond
+
+
+def test_marks() -> None:
+    cells = torch.tensor([[0, 3, 3, 9], [8, 8, 1, 2]])
+    which = torch.tensor([[True, False, True, True], [False, False, True, False]])
+    marked = Obstacles(reach=1).marked(cells, which).flatten(1)
+    assert [row.nonzero().flatten().tolist() for row in marked] == [[0, 3], [1]]
+
+
+def test_nothing_is_believed_before_it_is_learned() -> None:
+    known = Known(torch.ones(2, 17, 17) > 0, torch.zeros(2, 17, 17) > 0, torch.ones(17, 17) > 0)
+    assert (Obstacles()(known) < -3).all()
 
 
 # ---------------------------------------------------------------- in a world

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from exact import exact_model
+from exact import exact_landmarks, exact_model
+from torch import Tensor
 
 from gtmsm_env import recipe_obstacles, train
 from gtmsm_env.__main__ import parser
@@ -44,7 +45,7 @@ def test_displacements_are_of_the_frames_and_actions(walks: Walks) -> None:
 def test_the_rest_of_the_model_is_the_shipped_one() -> None:
     base, model = GTMSM.load("image-navigation"), new_model("default", 0)
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in base.state_dict().items())
-    assert {name.partition(".")[0] for name in model.state_dict().keys() - base.state_dict().keys()} == {"landmarks"}
+    assert {name.partition(".")[0] for name in model.state_dict().keys() - base.state_dict().keys()} == {"landmarks", "obstacles"}
     assert model.world == {**(base.world or {}), "id": WORLD}
     assert model.transition.sigma_s == pytest.approx(base.step_length / 10)
     assert new_model("paper", 0).views is None
@@ -75,6 +76,40 @@ def test_the_error_of_displacements(walks: Walks) -> None:
     assert (wrong > 0.5).any()
     loss = trainer.displacement_loss(stage, np.random.default_rng(0), torch.Generator())
     torch.testing.assert_close(loss, 0.5 * (wrong / 0.1).square().mean(), rtol=1e-3, atol=1e-3)
+
+
+def test_what_walks_felt(walks: Walks) -> None:
+    """Cells and stops are those of true positions, for a model that knows where it is; its lattice is spanned by up and left."""
+    cells, targets, stops, inside = Trainer(exact_landmarks(), walks, stages(displacements=False), 0)._felt()
+    assert walks.displacements is not None
+    true = torch.cat([torch.zeros(len(walks), 1, 2), walks.displacements.cumsum(dim=1)], dim=1).long()
+
+    def cell(place: Tensor) -> Tensor:
+        return (8 - place[..., 0]) * 17 + 8 - place[..., 1]
+
+    right = (cells == cell(true)).all(dim=1)
+    assert right.float().mean() > 0.9  # these landmarks have learned nothing: a few look-alikes mislead them
+    moves = torch.from_numpy(MOVES)[walks.actions]
+    goal = true[:, :-1] + moves
+    within = (goal.abs() <= 4).all(dim=-1)
+    blocked = ~walks.displacements.any(dim=-1) & moves.any(dim=-1) & within
+    assert torch.equal(stops[right], blocked[right])
+    assert blocked[right].sum() > 50
+    assert torch.equal(targets[right][within[right]], cell(goal)[right][within[right]])
+    assert inside.sum() == 81
+
+
+def test_obstacles_are_learned_from_what_walks_come_to_know(walks: Walks) -> None:
+    """They are told from free places better than by their share, in walks that were not learned from too."""
+    model = exact_landmarks()
+    stage = replace(stages(displacements=False)[-1], iterations=60)
+    assert stage.name == "obstacles"
+    trainer = Trainer(model, walks, [stage], 0)
+    optimizer = trainer.optimizer()
+    losses = [trainer.step(optimizer) for _ in range(stage.iterations)]
+    assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:10])
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == name.startswith("obstacles"), name
 
 
 # ---------------------------------------------------------------- the command
