@@ -63,7 +63,7 @@ def stages(size: str) -> list[Stage]:
     if size == "paper":
         vae = Stage("vae", 8000, {"vae": 1e-3}, 20, falling=True)
         return [*first, vae, Stage("elbo", 1000, {"vae": 3e-4}, 200, falling=True, tau=256, ahead=32, K=5, delta=1e-4)]
-    heads = Stage("vae", 8000, {"heads": 3e-4}, 20, falling=True)  # principal components suit pictures of any kind, and rest
+    heads = Stage("vae", 12000, {"heads": 3e-4}, 20, falling=True)  # principal components suit pictures of any kind, and rest
     return [*first, heads, Stage("views", 600, {"geometry": 3e-2, "views": 1e-3}, 300, falling=True)]
 
 
