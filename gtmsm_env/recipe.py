@@ -22,7 +22,7 @@ from gtmsm_env.data import Walks
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
 from gtmsm_env.networks import frames_to_x, set_principal_components
-from gtmsm_env.obstacles import Known, axes_of, effect
+from gtmsm_env.obstacles import Known, axes_of
 from gtmsm_env.priors import mixture_prior, with_views
 from gtmsm_env.types import WITHIN, Neighbours, gaussian_log_prob
 
@@ -257,23 +257,18 @@ class Trainer:
 
     @torch.no_grad()
     def _felt(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Where walks went and what stopped them, as the landmarks tell: cells of states (W, T), cells that moves would lead to and whether
-        something stopped them (W, T-1), and the cells within the edges (S, S).
+        """Where walks went and what stopped them, as frames that did not change tell: cells of states (W, T), cells that moves would have
+        led to, and whether something inside the edges stopped them (W, T-1), and the cells within the edges (S, S).
         """
         if self._cells is None:
-            model, obstacles = self.model, self.model.obstacles
+            transition, obstacles = self.model.transition, self.model.obstacles
             assert obstacles is not None
-            axes, parts = axes_of(model.transition.W_a), []
-            for rows in torch.arange(len(self.walks), device=self.walks.index.device).split(256):
-                index, actions = self.walks.index[rows], self.walks.actions[rows]
-                z_mean = torch.take_along_dim(model.encode(self.walks.frames[rows])[0], index[..., None], dim=1)
-                s, _, u, _ = model.infer_walk(z_mean, actions)
-                expected = model.transition(s[:, :-1], u[:, :-1], actions)[1]
-                share = effect(u[:, 1:], expected, WITHIN * model.step_length)
-                parts.append((obstacles.cells(s, axes), obstacles.cells(s[:, :-1] + expected, axes), share < 0.5))
-            cells, targets, stops = (torch.cat(part) for part in zip(*parts, strict=True))
-            inside = (model.transition.gate(obstacles.states(axes)) > 0.5).reshape(2 * obstacles.reach + 1, -1)
-            self._cells = cells, targets, stops, inside
+            axes, unmoved, moves = axes_of(transition.W_a), self.walks.unmoved(), transition.W_a.t()[self.walks.actions]
+            s = F.pad((moves * ~unmoved[..., None]).cumsum(dim=1), (0, 0, 1, 0))  # (W, T, n)
+            targets = s[:, :-1] + moves
+            stops = unmoved & (transition.gate(targets).squeeze(-1) > 0.5)
+            inside = (transition.gate(obstacles.states(axes)) > 0.5).reshape(2 * obstacles.reach + 1, -1)
+            self._cells = obstacles.cells(s, axes), obstacles.cells(targets, axes), stops, inside
         return self._cells
 
     def _displacement_of_state(self) -> Tensor:
