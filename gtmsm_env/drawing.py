@@ -20,6 +20,7 @@ Colour = tuple[int, int, int]
 SIZE = 512  # pixels a side of a drawn frame
 BACKGROUND, PANEL, TEXT = (19, 21, 27), (29, 32, 41), (214, 218, 228)
 PLACE, PATH, PLAN, GOAL, HERE = (84, 92, 116), (92, 156, 255), (64, 214, 176), (255, 214, 0), (255, 255, 255)
+OBSTACLE = (176, 84, 72)
 SMOOTH = 3  # lines are drawn this much larger and scaled down
 
 
@@ -32,10 +33,10 @@ def enlarge(frame: Picture, scale: int | None = None) -> Picture:
 def map_of_places(
     memory: SpatialMemory | Any, path: Any = None, goal: Any = None, size: int = SIZE, *, plan: Any = None, axes: Any = None
 ) -> Picture:
-    """A square map of one memory's places: where the agent is believed to have been, to be, to be going.
+    """A square map of one memory's places: where the agent is believed to have been, to be, to be going, and what stands in its way.
 
     Args:
-        memory: of one world, (N,) or (1, N) entries; or their states (N, n)
+        memory: of one world, (N,) or (1, N) entries, with the obstacles it knows of; or states (N, n)
         path: (T, n) states since the episode began, the last one now
         goal: (n,) state
         size: pixels a side
@@ -45,8 +46,10 @@ def map_of_places(
     places = _numbers(getattr(memory, "s_mean", memory))
     places = places.reshape(-1, places.shape[-1])[: int(memory.count.max()) if hasattr(memory, "count") else None]
     lines = [None if line is None else _numbers(line).reshape(-1, places.shape[1]) for line in (path, plan, goal)]
+    obstacles = _numbers(getattr(memory, "values", {}).get("obstacle", places[:0])).reshape(-1, places.shape[1])
+    obstacles = obstacles[np.isfinite(obstacles).all(axis=1)]
     turn = np.eye(places.shape[1], 2) if axes is None else _numbers(axes)
-    everything = np.concatenate([places, *[line for line in lines if line is not None]]) @ turn
+    everything = np.concatenate([places, obstacles, *[line for line in lines if line is not None]]) @ turn
     middle, reach = (everything.max(0) + everything.min(0)) / 2, max(float(np.ptp(everything, axis=0).max()) / 2, 1e-6)
     spots = places @ turn
     step = _spacing(spots, reach)
@@ -57,6 +60,8 @@ def map_of_places(
 
     image, draw = _canvas(size * SMOOTH, size * SMOOTH, PANEL)
     dot = min(max(step / (reach + step) * 0.46 * size * SMOOTH * 0.26, 2.5 * SMOOTH), 9 * SMOOTH)
+    for x, y in pixels(obstacles):
+        draw.rectangle([x - 1.5 * dot, y - 1.5 * dot, x + 1.5 * dot, y + 1.5 * dot], fill=OBSTACLE)
     for spot in pixels(places):
         _disc(draw, spot, dot, PLACE)
     walked, ahead, target = lines

@@ -8,6 +8,7 @@ how often each action was `tried` from them and how often it `moved`, and with t
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple, cast
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from gtmsm_env.memory import SpatialMemory
 
 MOVES = ("origin", "action", "effect")  # what an entry keeps of the move that led to it
-AWAY = 1e6  # where an obstacle lies that there is not, in the unit of the state
+AWAY = math.inf  # where an obstacle lies that there is not
 
 
 def effect(displacement: Tensor, expected: Tensor, least: float) -> Tensor:

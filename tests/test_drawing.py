@@ -11,7 +11,8 @@ import pytest
 import torch
 from exact import exact_model
 
-from gtmsm_env.drawing import BACKGROUND, GOAL, HERE, PANEL, PATH, PLACE, PLAN, Picture, enlarge, map_of_places, side_by_side
+from gtmsm_env.drawing import BACKGROUND, GOAL, HERE, OBSTACLE, PANEL, PATH, PLACE, PLAN, Picture, enlarge, map_of_places, side_by_side
+from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.types import Walk
 
 pytest.importorskip("PIL")
@@ -52,6 +53,15 @@ def test_map() -> None:
     assert np.allclose(turned, here[::-1], atol=2)
     alone = map_of_places(memory.s_mean[:1])  # one place, given as states
     assert where(alone, PLACE) is not None
+
+
+def test_obstacles_are_drawn_where_they_are_known() -> None:
+    s = torch.tensor([[0.0, 0], [1, 0], [2, 0], [2, 1], [2, 2]])
+    obstacle = torch.tensor([[0.0, 2.0], *[[torch.inf] * 2] * 4])
+    spot = where(map_of_places(SpatialMemory(s, s, {"obstacle": obstacle}), size=300), OBSTACLE)
+    assert spot is not None
+    assert np.allclose(spot, (81, 219), atol=2)
+    assert where(map_of_places(SpatialMemory(s, s, {}), size=300), OBSTACLE) is None
 
 
 def test_side_by_side() -> None:
