@@ -46,7 +46,8 @@ def map_of_places(
     places = _numbers(getattr(memory, "s_mean", memory))
     places = places.reshape(-1, places.shape[-1])[: int(memory.count.max()) if hasattr(memory, "count") else None]
     lines = [None if line is None else _numbers(line).reshape(-1, places.shape[1]) for line in (path, plan, goal)]
-    obstacles = _numbers(getattr(memory, "values", {}).get("obstacle", places[:0])).reshape(-1, places.shape[1])
+    known = memory.values if hasattr(memory, "s_mean") else {}
+    obstacles = _numbers(known.get("obstacle", places[:0])).reshape(-1, places.shape[1])
     obstacles = obstacles[np.isfinite(obstacles).all(axis=1)]
     turn = np.eye(places.shape[1], 2) if axes is None else _numbers(axes)
     everything = np.concatenate([places, obstacles, *[line for line in lines if line is not None]]) @ turn

@@ -27,13 +27,13 @@ A, RADIUS = 5, 0.5
 
 def remembered(*moves: tuple[tuple[float, float], int, float]) -> SpatialMemory:
     """A memory of moves (origin, action, effect), each entry written at its own origin."""
-    origin = torch.tensor([move[0] for move in moves])
+    origin = torch.tensor([move[0] for move in moves]).float()
     values = {
         "z_mean": torch.zeros(len(moves), 3),
         "z_variance": torch.ones(len(moves), 3),
         "origin": origin,
         "action": torch.tensor([move[1] for move in moves]),
-        "effect": torch.tensor([move[2] for move in moves]),
+        "effect": torch.tensor([move[2] for move in moves]).float(),
     }
     return SpatialMemory(origin, torch.ones_like(origin), values)
 
