@@ -31,7 +31,8 @@ FAR = 1e6  # steps; no walk is that long
 
 def shown_space(world: spaces.Dict, model: GTMSM, observation: Shown) -> spaces.Dict:
     """The observation space with the belief's entries: `state` (n,) and, if the world shows a goal, `goal_state` (n,), both in steps from
-    where the walk began along the model's own axes; `novelty` (1,), steps from `state` to the nearest remembered place.
+    where the walk began along the model's own axes; `novelty` (1,), steps from `state` to the nearest remembered place; and of a model
+    that knows obstacles `free` (A,), 1 for actions that are expected to lead elsewhere and 0 for those that something would stop.
     """
     if observation not in get_args(Shown):
         raise ValueError(f"observation must be one of {get_args(Shown)}, got {observation!r}")
@@ -41,14 +42,19 @@ def shown_space(world: spaces.Dict, model: GTMSM, observation: Shown) -> spaces.
     own: dict[str, spaces.Space[Any]] = {"state": state, "novelty": spaces.Box(0, FAR, (1,), np.float32)}
     if "goal" in world.spaces:
         own["goal_state"] = state
+    if model.landmarks is not None:
+        own["free"] = spaces.Box(0, 1, (model.num_actions,), np.float32)
     return spaces.Dict({**world.spaces, **own} if observation == "belief" else own)
 
 
-def entries(state: Tensor, goal: Tensor | None, novelty: Tensor, step_length: float) -> Observation:
-    """The belief's entries, fresh arrays: state, goal (*B, n) in the model's unit, novelty (*B,) in steps."""
-    found = {"state": state / step_length, "novelty": novelty[..., None].clone()} | (
-        {} if goal is None else {"goal_state": goal / step_length}
-    )
+@torch.no_grad()
+def entries(model: GTMSM, belief: Belief, goal: Tensor | None, novelty: Tensor) -> Observation:
+    """The belief's entries, fresh arrays: goal (*B, n) in the model's unit, novelty (*B,) in steps."""
+    found = {"state": belief.mean / model.step_length, "novelty": novelty[..., None].clone()}
+    if goal is not None:
+        found["goal_state"] = goal / model.step_length
+    if model.landmarks is not None:
+        found["free"] = model.free(belief)
     return {name: value.float().cpu().numpy() for name, value in found.items()}
 
 
@@ -115,7 +121,6 @@ class BeliefWrapper(gym.Wrapper[Observation, Any, Observation, Any], RecordConst
         self.observation_space = shown_space(env.observation_space, self.model, observation)  # type: ignore[assignment]
         self.walk_steps, self.episodes_per_walk = walk_steps, episodes_per_walk
         self._goals = "goal" in env.observation_space.spaces
-        self._step_length = self.model.step_length
         alone = SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.DISABLED)
         self._ahead = WorldsAhead(alone, self.model, walk_steps, partial(keep_places, self.model), self._goals)
         self._generator: np.random.Generator | None = None
@@ -160,7 +165,7 @@ class BeliefWrapper(gym.Wrapper[Observation, Any, Observation, Any], RecordConst
         return torch.as_tensor(np.asarray(value), device=self.model.transition.W_a.device)
 
     def _shown(self, observation: Observation) -> Observation:
-        own = entries(self._now.mean, self._goal, self._novelty, self._step_length)
+        own = entries(self.model, self._now, self._goal, self._novelty)
         return {name: (own | observation)[name] for name in self.observation_space}  # type: ignore[attr-defined]
 
 
@@ -229,7 +234,6 @@ class VectorBeliefWrapper(BatchedRows, VectorWrapper[Observation, Rows, Observat
         self.observation_space = batch_space(self.single_observation_space, env.num_envs)
         self.walk_steps, self.episodes_per_walk = walk_steps, episodes_per_walk
         self._goals = "goal" in env.single_observation_space.spaces
-        self._step_length = self.model.step_length
         self._walkers = gym.make_vec(env.spec)
         snapshot = partial(keep_places, self.model)
         self._ahead = WorldsAhead(self._walkers, self.model, walk_steps, snapshot, self._goals, keep=self._walked_rows)
@@ -308,7 +312,7 @@ class VectorBeliefWrapper(BatchedRows, VectorWrapper[Observation, Rows, Observat
         return torch.from_numpy(value).to(self.model.transition.W_a.device)
 
     def _observation(self) -> Observation:
-        own = entries(self._now.mean, self._goal if self._goals else None, self._novelty, self._step_length)
+        own = entries(self.model, self._now, self._goal if self._goals else None, self._novelty)
         return {name: (own | self._world[0])[name] for name in self.observation_space}  # type: ignore[attr-defined]
 
     def _info(self) -> Info:

@@ -25,8 +25,8 @@ class DreamEnv(gym.Env[Observation, int]):
     The world's.
 
     ## Observation space
-    The world's; with `observation="belief"` also `state`, `goal_state` and `novelty` (see `belief.shown_space`), with "state" these
-    alone: then no frame is ever decoded, and steps are cheap.
+    The world's; with `observation="belief"` also `state`, `goal_state`, `novelty` and, among obstacles, `free` (see
+    `belief.shown_space`), with "state" these alone: then no frame is ever decoded, and steps are cheap.
 
     ## Rewards and episode end
     Where the world shows a goal: 1 and termination within half a step of it or of a place remembered to look the same, 0 before.

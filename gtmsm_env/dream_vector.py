@@ -337,12 +337,7 @@ class DreamVectorEnv(BatchedRows):
             if self.task == "goal" and self._goal_frame is not None:
                 shown["goal"] = self._goal_frame.copy()
         if self._entries:
-            shown |= entries(
-                self._now.mean,
-                self._goal if self.task == "goal" else None,
-                self._novelty(),
-                self._step_length,
-            )
+            shown |= entries(self.model, self._now, self._goal if self.task == "goal" else None, self._novelty())
         return shown
 
     def _info(self) -> Info:

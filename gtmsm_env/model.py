@@ -325,6 +325,11 @@ class GTMSM(nn.Module):
         touched = mark(self.obstacles.cells(targets, axes).flatten(-2), stops.flatten(-2)) & ~seen
         return Known(seen, touched, (self.transition.gate(self.obstacles.states(axes)) > 0.5).reshape(seen.shape[-2:]))
 
+    def free(self, belief: Belief) -> Tensor:
+        """Which actions are expected to lead elsewhere, by half a step at least, (*B, A) bool: not against an edge or a known obstacle."""
+        actions = torch.arange(self.num_actions, device=belief.mean.device).expand(*belief.mean.shape[:-1], -1)[..., None]
+        return self.imagine(belief, actions).displacement.squeeze(-2).norm(dim=-1) > WITHIN * self.step_length
+
     def recall(self, memory: SpatialMemory) -> SpatialMemory:
         """The memory as the prior reads it: as it is for the mixture, its distinct places with their views for the views prior.
 

@@ -7,13 +7,14 @@ import warnings
 from dataclasses import replace
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from exact import exact_landmarks
 from torch import Tensor
 
-from gtmsm_env.belief import track
+from gtmsm_env.belief import VectorBeliefWrapper, track
 from gtmsm_env.data import record
 from gtmsm_env.dream import DreamEnv, DreamVectorEnv
 from gtmsm_env.envs.image_navigation_vector import MOVES
@@ -281,3 +282,24 @@ def test_a_memory_without_displacements_is_told_once() -> None:
     start = dream.belief.mean.clone()
     dream.step(np.array([1, 4]))
     assert not torch.equal(dream.belief.mean[0], start[0])
+
+
+def test_what_is_free_is_told_alike_in_world_and_dream() -> None:
+    """Among the entries of the belief: 0 for what an edge or a known obstacle stops, and for a stay."""
+    kwargs: dict[str, Any] = {"obstacles": [2, 2]}
+    world = VectorBeliefWrapper(
+        gym.make_vec("GTMSM-ObstacleGrid-v0", num_envs=6, autoreset_mode="Disabled", **kwargs), MODEL, walk_steps=200, observation="state"
+    )
+    dream = DreamVectorEnv(6, world="GTMSM-ObstacleGrid-v0", world_kwargs=kwargs, model=MODEL, walk_steps=200, observation="state")
+    here, there = world.reset(seed=4)[0], dream.reset(seed=4)[0]
+    assert world.observation_space == dream.observation_space
+    assert world.observation_space.contains(here)
+    assert np.array_equal(here["free"], there["free"])
+    truth: Any = world.unwrapped
+    beside = np.pad(truth._free, ((0, 0), (1, 1), (1, 1)))
+    row, column = truth._position.T
+    for a, (down, right) in enumerate(MOVES):
+        free = beside[np.arange(6), row + down + 1, column + right + 1]
+        assert (here["free"][:, a] >= free * (a != 4)).all()  # what is free is told so, and what is not where the walk has touched it
+    assert not here["free"][:, 4].any()
+    assert 0 < here["free"][:, :4].mean() < 1
