@@ -80,17 +80,17 @@ class Known(NamedTuple):
 class Obstacles(nn.Module):
     """Which places are believed to be obstacles, given what a walk has seen and touched around them; learned from walks that go on.
 
-    States are laid on the lattice that two moves span, `reach` steps to each side of the start; a convolution sees `window` steps around.
+    States are laid on the lattice that two moves span, `reach` steps to each side of the start; two convolutions see four steps around.
     """
 
-    def __init__(self, reach: int = 8, window: int = 4, hidden: int = 32) -> None:
+    def __init__(self, reach: int = 8, hidden: int = 32) -> None:
         super().__init__()
         self.reach = reach
         last = nn.Conv2d(hidden, 1, 1)
         nn.init.zeros_(last.weight)
         nn.init.constant_(cast(Tensor, last.bias), -4.0)  # nothing is believed before it is learned
-        first = nn.Conv2d(3, hidden, 2 * window + 1, padding=window)
-        self.network = nn.Sequential(first, nn.SiLU(), nn.Conv2d(hidden, hidden, 1), nn.SiLU(), last)
+        first, second = nn.Conv2d(3, hidden, 5, padding=2), nn.Conv2d(hidden, hidden, 5, padding=2)
+        self.network = nn.Sequential(first, nn.SiLU(), second, nn.SiLU(), last)
 
     def forward(self, known: Known) -> Tensor:
         """The log odds that a cell is an obstacle, (*M, S, S)."""

@@ -15,7 +15,7 @@ from gtmsm_env.model import GTMSM
 from gtmsm_env.recipe import Stage
 
 WORLD = "GTMSM-ObstacleGrid-v0"
-WALKS, STEPS = 4096, 384  # what is learned from
+WALKS, STEPS = 8192, 320  # what is learned from
 DEVIATION = 0.1  # of the transition, in steps
 LANDMARKS = 16
 
@@ -26,7 +26,7 @@ def stages(displacements: bool) -> list[Stage]:
         landmarks = Stage("displacements", 200, {"landmarks": 1e-2}, 120, falling=True, tau=64)
     else:
         landmarks = Stage("landmarks", 200, {"landmarks": 1e-2}, 220, falling=True, tau=64, ahead=32, delta=0.1)
-    return [landmarks, Stage("obstacles", 1500, {"obstacles": 3e-3}, 40, falling=True, tau=16)]
+    return [landmarks, Stage("obstacles", 2000, {"obstacles": 3e-3}, 70, falling=True, tau=16)]
 
 
 def new_model(size: str, seed: int) -> GTMSM:
