@@ -102,7 +102,7 @@ def test_what_walks_felt(walks: Walks) -> None:
 def test_obstacles_are_learned_from_what_walks_come_to_know(walks: Walks) -> None:
     """They are told from free places better than by their share, in walks that were not learned from too."""
     model = exact_landmarks()
-    stage = replace(stages(displacements=False)[-1], iterations=60)
+    stage = replace(stages(displacements=False)[-1], iterations=100)
     assert stage.name == "obstacles"
     trainer = Trainer(model, walks, [stage], 0)
     optimizer = trainer.optimizer()
