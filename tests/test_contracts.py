@@ -30,6 +30,7 @@ VARIANTS = [
     (DREAM, {**SHORT[DREAM], "world_kwargs": {"task": None}, "task": None}),
     (DREAM, {**SHORT[DREAM], "observation": "belief", "novelty": True}),
     (DREAM, {**SHORT[DREAM], "observation": "state", "start": "remembered"}),
+    (DREAM, {**SHORT[DREAM], "world": "GTMSM-ObstacleGrid-v0", "observation": "belief"}),
 ]
 LABELS = [f"{name}-{i}" for i, (name, _) in enumerate(VARIANTS)]
 every = pytest.mark.parametrize(("name", "kwargs"), VARIANTS, ids=LABELS)
