@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from exact import exact_model
+from exact import exact_landmarks, exact_model
 
 from gtmsm_env.metrics import wilson
 from gtmsm_env.model import GTMSM
@@ -67,6 +67,34 @@ def test_plan_mpc(planner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     assert video.exists() == (planner == "cem")
     if planner == "cem":
         assert video.read_bytes()[4:8] == b"ftyp"
+
+
+def test_agents_among_obstacles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same programs, by the world's name; obstacles met on the way are planned around."""
+    monkeypatch.setattr(GTMSM, "load", lambda *arguments: exact_landmarks())
+    world = ["--world", "GTMSM-ObstacleGrid-v0", "--seed", "4", "--json", str(tmp_path / "figures.json")]
+    small = ["--worlds", "12", "--walk-steps", "200", "--video", str(tmp_path / "walk.mp4"), "--filmed", "1"]
+    assert run("plan_mpc", *world, *small, monkeypatch=monkeypatch) == 0
+    planned = json.loads((tmp_path / "figures.json").read_text())["figures"]["agents"]["cem in the dream"]
+    assert planned["success"] == 1
+    assert planned["spl"] > 0.85
+    assert (tmp_path / "walk.mp4").stat().st_size > 0
+    learn = [
+        "--worlds",
+        "8",
+        "--walks",
+        "2",
+        "--walk-steps",
+        "64",
+        "--dream-steps",
+        "2000",
+        "--points",
+        "1",
+        "--plot",
+        str(tmp_path / "curve.png"),
+    ]
+    assert run("train_sb3", *world, *learn, monkeypatch=monkeypatch) == 0
+    assert json.loads((tmp_path / "figures.json").read_text())["figures"]["world"] == "GTMSM-ObstacleGrid-v0"
 
 
 def test_plan_mpc_without_the_video_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
