@@ -41,7 +41,7 @@ from gtmsm_env.planning import METHODS, Objective, Plan, Planner, goal_states, g
 from gtmsm_env.report import check_writable, table, write_json
 from gtmsm_env.types import WITHIN, Belief
 from gtmsm_env.video import missing, write_video
-from gtmsm_env.worlds import check_world, keep_places, open_model
+from gtmsm_env.worlds import check_world, keep_places, shipped_for
 
 Agent = Callable[[Belief, Objective, torch.Generator, Plan | None], Plan]
 
@@ -138,7 +138,8 @@ def film(make: Callable[..., VectorEnv[Any, Any, Any]], model: GTMSM, planner: P
         ahead = None if plan is None else plan.states[0, : max(1, round(-float(plan.returns)))]  # (L, n), until it arrives
         asked = torch.stack([path[-1], goal, *([] if ahead is None else ahead)])
         dream = dream_panel(size, *model.decode(asked[None], memory)[0].numpy())
-        world_map = map_of_places(memory, path, goal, size, plan=ahead, axes=axes)
+        stones = model.obstacle_states(memory[torch.tensor(0)])
+        world_map = map_of_places(memory, path, goal, size, plan=ahead, obstacles=stones, axes=axes)
         labels = [f"the world: {'arrived' if plan is None else 'on its way'}", "the dream", "places remembered, path believed, plan, goal"]
         scene = side_by_side([picture, dream, world_map], labels)
         yield from [scene] * (14 if len(path) == 1 or plan is None else 4)
@@ -181,7 +182,7 @@ def parser() -> argparse.ArgumentParser:
     program.add_argument("--horizon", type=integer(1), default=16, metavar="T", help="steps of a plan")
     program.add_argument("--candidates", type=integer(1), default=192, metavar="C", help="plans imagined in one round")
     program.add_argument("--iterations", type=integer(1), default=3, metavar="I", help="rounds of a decision")
-    program.add_argument("--model", metavar="NAME", help="a shipped model, or the path of one of your own; None: the world's")
+    program.add_argument("--model", metavar="NAME", default=argparse.SUPPRESS, help="a shipped model, or a path (default: the world's)")
     program.add_argument("--world", default="GTMSM-ImageNavigation-v0", metavar="ID", help="must be the world the model was trained for")
     program.add_argument("--world-kwargs", type=json_object, default={}, metavar="JSON", help="arguments of the world")
     program.add_argument("--images", metavar="SOURCE", help="a folder or zip of images, CelebA or any, in place of procedural ones")
@@ -233,7 +234,8 @@ def main() -> None:
     check_writable(args.json)
     check_writable(video)
     torch.set_num_threads(1)  # the tensors are small
-    model = open_model(args.model, args.world)
+    args.model = getattr(args, "model", None) or shipped_for(args.world)
+    model = GTMSM.load(args.model)
     kwargs = args.world_kwargs | ({"images": args.images} if args.images else {})
 
     def make(rows: int, **more: Any) -> VectorEnv[Any, Any, Any]:

@@ -39,7 +39,7 @@ from gtmsm_env.metrics import bootstrap, success_by_path_length, wilson
 from gtmsm_env.model import GTMSM
 from gtmsm_env.report import check_writable, table, write_json
 from gtmsm_env.sb3 import DreamVecEnv
-from gtmsm_env.worlds import open_model
+from gtmsm_env.worlds import shipped_for
 
 ROWS = 256  # dreams dreamed at once
 JUDGED = 200  # worlds a point is measured in
@@ -201,7 +201,7 @@ def parser() -> argparse.ArgumentParser:
     program.add_argument("--walk-steps", type=integer(1), default=256, metavar="N", help="frames of an exploring walk")
     program.add_argument("--dream-steps", type=integer(1), default=200_000, metavar="N", help="steps of training in the dream")
     program.add_argument("--world", default="GTMSM-ImageNavigation-v0", metavar="ID", help="must be the world the model was trained for")
-    program.add_argument("--model", metavar="NAME", help="a shipped model, or the path of one of your own; None: the world's")
+    program.add_argument("--model", metavar="NAME", default=argparse.SUPPRESS, help="a shipped model, or a path (default: the world's)")
     program.add_argument("--images", default="procedural", metavar="SOURCE", help="or a folder or zip of images, CelebA or any")
     program.add_argument("--worlds", type=integer(1), default=500, metavar="N", help="unseen worlds in which agents are judged at the end")
     program.add_argument("--points", type=integer(1), default=8, metavar="N", help="points of the learning curves")
@@ -244,7 +244,8 @@ def main() -> None:
     check_writable(args.json)
     check_writable(args.plot)
     torch.set_num_threads(1)  # the networks are small
-    model = open_model(args.model, args.world)
+    args.model = getattr(args, "model", None) or shipped_for(args.world)
+    model = GTMSM.load(args.model)
     train, test = ({"images": args.images, "split": split} for split in ("train", "test"))
     often = Judge(args.world, model, min(args.worlds, JUDGED), args.walk_steps, test, args.seed + 10_000)
     last = Judge(args.world, model, args.worlds, args.walk_steps, test, args.seed)

@@ -49,7 +49,7 @@ def shown_space(world: spaces.Dict, model: GTMSM, observation: Shown) -> spaces.
 
 @torch.no_grad()
 def entries(model: GTMSM, belief: Belief, goal: Tensor | None, novelty: Tensor) -> Observation:
-    """The belief's entries, fresh arrays: goal (*B, n) in the model's unit, novelty (*B,) in steps."""
+    """The entries of a belief (*B,), fresh arrays (see `shown_space`): goal (*B, n) in the model's unit, novelty (*B,) in steps."""
     found = {"state": belief.mean / model.step_length, "novelty": novelty[..., None].clone()}
     if goal is not None:
         found["goal_state"] = goal / model.step_length
@@ -174,16 +174,18 @@ def track(
 ) -> tuple[Belief, Tensor]:
     """A real step (*B,) in a memory of `GTMSM.places`: the belief after it, and its novelty on arrival (*B,).
 
-    Rows `where` remember what they see if it is new to them, and with landmarks what their move did. What is remembered is not written
-    again: a memory is bounded by its world.
+    Rows `where` remember what they see if it is new to them, and with landmarks, unless they are lost, what their move did. What is
+    remembered is not written again: a memory is bounded by its world.
     """
     moved = model.infer(belief, action, frame)
     novelty = model.novelty(moved.mean, moved.memory)
+    if model.landmarks is not None:  # a lost agent does not know what it sees where
+        sure = (WITHIN * model.step_length) ** 2
+        where = where & (belief.variance < sure).all(dim=-1) & (moved.variance < sure).all(dim=-1)
     new = where & (novelty > WITHIN)
-    if model.landmarks is not None:
-        moved = model.count_move(belief, moved, action, where & ~new)  # `observe` counts the others
-        belief = replace(belief, memory=moved.memory)
-    return (model.observe(belief, action, frame, reward, termination, where=new) if new.any() else moved), novelty
+    if model.landmarks is None and not new.any():
+        return moved, novelty
+    return model.observe(belief, action, frame, reward, termination, where=new, counted=where), novelty
 
 
 class VectorBeliefWrapper(BatchedRows, VectorWrapper[Observation, Rows, Observation, Rows, Any]):

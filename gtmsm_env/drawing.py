@@ -31,26 +31,32 @@ def enlarge(frame: Picture, scale: int | None = None) -> Picture:
 
 
 def map_of_places(
-    memory: SpatialMemory | Any, path: Any = None, goal: Any = None, size: int = SIZE, *, plan: Any = None, axes: Any = None
+    memory: SpatialMemory | Any,
+    path: Any = None,
+    goal: Any = None,
+    size: int = SIZE,
+    *,
+    plan: Any = None,
+    obstacles: Any = None,
+    axes: Any = None,
 ) -> Picture:
     """A square map of one memory's places: where the agent is believed to have been, to be, to be going, and what stands in its way.
 
     Args:
-        memory: of one world, (N,) or (1, N) entries, with the obstacles it knows of; or states (N, n)
+        memory: of one world, (N,) or (1, N) entries; or their states (N, n)
         path: (T, n) states since the episode began, the last one now
         goal: (n,) state
         size: pixels a side
         plan: (T, n) states that lie ahead
+        obstacles: (O, n) states that cannot be entered
         axes: (n, 2) turns states into (down, right), as a model's `views.A` does; the first two axes of the state by default
     """
     places = _numbers(getattr(memory, "s_mean", memory))
     places = places.reshape(-1, places.shape[-1])[: int(memory.count.max()) if hasattr(memory, "count") else None]
     lines = [None if line is None else _numbers(line).reshape(-1, places.shape[1]) for line in (path, plan, goal)]
-    known = memory.values if hasattr(memory, "s_mean") else {}
-    obstacles = _numbers(known.get("obstacle", places[:0])).reshape(-1, places.shape[1])
-    obstacles = obstacles[np.isfinite(obstacles).all(axis=1)]
+    stones = places[:0] if obstacles is None else _numbers(obstacles)
     turn = np.eye(places.shape[1], 2) if axes is None else _numbers(axes)
-    everything = np.concatenate([places, obstacles, *[line for line in lines if line is not None]]) @ turn
+    everything = np.concatenate([places, stones, *[line for line in lines if line is not None]]) @ turn
     middle, reach = (everything.max(0) + everything.min(0)) / 2, max(float(np.ptp(everything, axis=0).max()) / 2, 1e-6)
     spots = places @ turn
     step = _spacing(spots, reach)
@@ -61,7 +67,7 @@ def map_of_places(
 
     image, draw = _canvas(size * SMOOTH, size * SMOOTH, PANEL)
     dot = min(max(step / (reach + step) * 0.46 * size * SMOOTH * 0.26, 2.5 * SMOOTH), 9 * SMOOTH)
-    for x, y in pixels(obstacles):
+    for x, y in pixels(stones):
         draw.rectangle([x - 1.5 * dot, y - 1.5 * dot, x + 1.5 * dot, y + 1.5 * dot], fill=OBSTACLE)
     for spot in pixels(places):
         _disc(draw, spot, dot, PLACE)

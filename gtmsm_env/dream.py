@@ -50,6 +50,7 @@ class DreamEnv(gym.Env[Observation, int]):
     `info`; `task`: "world", the world's own, or "goal", "reward", None; `device`, for a model given by name; `render_mode`:
     "rgb_array" or None; `view`: "dream", or "all".
 
+    A memory that keeps nothing of what moves did is warned of once where the model could honour obstacles.
     ValueError for arguments and options that do not fit, a world other than the model's, a memory of another model, empty, or
     of fewer entries than the model reads, a dream without a source of reward; ResetNeeded for a step before `reset` or after the end.
     """

@@ -163,7 +163,7 @@ class DreamVectorEnv(BatchedRows):
 
     def _rows_of(self, belief: Belief) -> Belief:
         """A belief the caller gave, as one a row."""
-        if self.model.landmarks is not None and not {"origin", "tried"} & belief.memory.values.keys() and not self._warned:
+        if self.model.landmarks is not None and not {"effect", "tried"} & belief.memory.values.keys() and not self._warned:
             gym.logger.warn(
                 "A dream stops at obstacles where its memory keeps what moves did (`origin`, `action`, `effect`); the one given keeps none "
                 "of that, so obstacles are not honoured. Remember the walk with a model that has landmarks: model.remember(walk)."
@@ -372,7 +372,9 @@ class DreamVectorEnv(BatchedRows):
         panels = {} if picture is None else {"world, where the walk ended": picture}
         panels |= {"goal": goal} if self.task == "goal" else {}
         panels |= {"dream": dream}
-        panels |= {"places remembered, path imagined": drawing.map_of_places(memory, self._paths[row], target, len(dream), axes=axes)}
+        stones = self.model.obstacle_states(memory[torch.tensor(0)])
+        mapped = drawing.map_of_places(memory, self._paths[row], target, len(dream), obstacles=stones, axes=axes)
+        panels |= {"places remembered, path imagined": mapped}
         return drawing.side_by_side(list(panels.values()), list(panels))
 
     def close_extras(self, **kwargs: Any) -> None:

@@ -154,14 +154,6 @@ def find(model: GTMSM, places: SpatialMemory, lost: Walk) -> Tensor:
     return torch.stack(states, dim=1)
 
 
-def single_moves(model: GTMSM, s: Tensor, places: SpatialMemory) -> Flags:
-    """Which single moves from states (W, Q, n) are imagined to lead nowhere, (W, Q, A)."""
-    each = s[..., None, :].expand(-1, -1, model.num_actions, -1)
-    actions = torch.arange(model.num_actions, device=s.device).expand(each.shape[:-1])
-    moved = model.predict(Belief(each, torch.zeros_like(each), torch.zeros_like(each), places), actions)
-    return np.asarray(np.linalg.norm(in_steps(model, moved.displacement), axis=-1) < WITHIN)
-
-
 @torch.no_grad()
 def measure(model: GTMSM, trials: Trials) -> Measured:
     """Remember, imagine, be lost and slip in one chunk of test worlds."""
@@ -175,7 +167,7 @@ def measure(model: GTMSM, trials: Trials) -> Measured:
         HEEDED: model.imagine(replace(belief, memory=places), ahead).mean,
         ALONE: model.transition.rollout(belief.mean, belief.displacement, ahead)[0],
     }  # (W, STEPS, n)
-    entry = {name: belief.memory.read(s, 1).index.cpu().numpy() for name, s in dreams.items()}  # (W, STEPS, 1)
+    entry = {name: belief.memory.nearest(s, 1)[1].cpu().numpy() for name, s in dreams.items()}  # (W, STEPS, 1)
 
     # Places are numbered row by row. What is remembered of one is the state that was first inferred there.
     world, side = np.arange(len(free))[:, None], free.shape[-1]
@@ -183,6 +175,7 @@ def measure(model: GTMSM, trials: Trials) -> Measured:
     here = position @ [side, 1]  # (W, 1 + 2 STEPS)
     was_there = here[:, None, : 1 + STEPS] == number[:, None]  # (W, P * P, 1 + STEPS)
     been, first = was_there.any(axis=-1), torch.from_numpy(was_there.argmax(axis=-1)).to(belief.mean.device)
+    there = torch.take_along_dim(belief.memory.s_mean, first[..., None], dim=1)  # (W, P * P, n)
     target = np.stack(np.divmod(number, side), axis=-1)[:, None] + MOVES  # (P * P, A, 2)
     leads = MOVES.any(axis=-1) & ((target >= 0) & (target < side)).all(axis=-1)
     blocked = in_obstacle(free, np.broadcast_to(target, (len(free), *target.shape)))
@@ -203,7 +196,7 @@ def measure(model: GTMSM, trials: Trials) -> Measured:
         novelty={name: model.novelty(s, places).cpu().double().numpy() for name, s in dreams.items()},
         visited=been[world, here[:, 1 + STEPS :]],
         known=~np.logical_or.accumulate(surprise, axis=1),
-        stops=single_moves(model, torch.take_along_dim(belief.memory.s_mean, first[..., None], dim=1), places),
+        stops=~model.free(Belief(there, torch.zeros_like(there), torch.zeros_like(there), places)).numpy(),
         touched=tried & blocked,
         open=been[..., None] & leads & ~blocked,
     )

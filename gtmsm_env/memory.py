@@ -25,14 +25,22 @@ class SpatialMemory:
         s_mean, s_variance: (*M, N, n) keys, in the model's own unit
         values: name -> (*M, N, ...), at least `z_mean` and `z_variance` (*M, N, d)
         count: (*M,) int64, entries in use; those beyond are padding that no read returns
+        facts: name -> (*M, ...), what is known of each memory as a whole
     """
 
-    def __init__(self, s_mean: Tensor, s_variance: Tensor, values: dict[str, Tensor], count: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        s_mean: Tensor,
+        s_variance: Tensor,
+        values: dict[str, Tensor],
+        count: Tensor | None = None,
+        facts: dict[str, Tensor] | None = None,
+    ) -> None:
         batch, entries = s_mean.shape[:-2], s_mean.shape[-2]
         for name, value in {"s_variance": s_variance, **values}.items():
             if value.shape[: len(batch) + 1] != (*batch, entries):
                 raise ValueError(f"Each entry has one value of each kind: s_mean is {tuple(s_mean.shape)} but {name} {tuple(value.shape)}.")
-        self.s_mean, self.s_variance, self.values = s_mean, s_variance, values
+        self.s_mean, self.s_variance, self.values, self.facts = s_mean, s_variance, values, facts or {}
         self.count = torch.full(batch, entries, device=s_mean.device) if count is None else count
         if self.count.shape != batch:
             raise ValueError(f"Each memory has one count: s_mean is {tuple(s_mean.shape)} but count {tuple(self.count.shape)}.")
@@ -50,6 +58,11 @@ class SpatialMemory:
     def __repr__(self) -> str:
         sizes = {name: tuple(value.shape[len(self.batch_shape) + 1 :]) for name, value in self.values.items()}
         return f"SpatialMemory(batch={tuple(self.batch_shape)}, entries={len(self)}, n={self.s_mean.shape[-1]}, values={sizes})"
+
+    def but(self, values: dict[str, Tensor] | None = None, facts: dict[str, Tensor] | None = None) -> SpatialMemory:
+        """The same entries with other values or facts."""
+        values, facts = self.values if values is None else values, self.facts if facts is None else facts
+        return SpatialMemory(self.s_mean, self.s_variance, values, self.count, facts)
 
     # ---------------------------------------------------------------- write
 
@@ -82,7 +95,7 @@ class SpatialMemory:
         for name, value in {"s_mean": s_mean, "s_variance": s_variance, **values}.items():
             storage = memory.values[name] if name in values else getattr(memory, name)
             storage.view(-1, *storage.shape[axes:])[at] = value.reshape(-1, *storage.shape[axes + 1 :])[chosen].to(storage.dtype)
-        grown = SpatialMemory(memory.s_mean, memory.s_variance, memory.values, memory.count + where)
+        grown = SpatialMemory(memory.s_mean, memory.s_variance, memory.values, memory.count + where, memory.facts)
         grown._newest = memory._newest
         grown._newest[:] = [grown.count]
         return grown
@@ -94,7 +107,8 @@ class SpatialMemory:
             return torch.cat([x.detach(), x.new_zeros(*x.shape[:axis], room, *x.shape[axis + 1 :])], dim=axis).contiguous()
 
         values = {name: extend(value) for name, value in self.values.items()}
-        memory = SpatialMemory(extend(self.s_mean), extend(self.s_variance), values, self.count.clone())
+        facts = {name: fact.clone() for name, fact in self.facts.items()}
+        memory = SpatialMemory(extend(self.s_mean), extend(self.s_variance), values, self.count.clone(), facts)
         memory._newest.append(memory.count)
         return memory
 
@@ -176,7 +190,7 @@ class SpatialMemory:
             return x.reshape(-1, *x.shape[axes:])[row, order].reshape(*self.batch_shape, order.shape[1], *x.shape[axes + 1 :])
 
         values = {name: select(value) for name, value in self.values.items()}
-        return SpatialMemory(select(self.s_mean), select(self.s_variance), values, count.reshape(self.batch_shape))
+        return SpatialMemory(select(self.s_mean), select(self.s_variance), values, count.reshape(self.batch_shape), self.facts)
 
     # ---------------------------------------------------------------- rows
 
@@ -185,17 +199,17 @@ class SpatialMemory:
         if isinstance(rows, slice):
             rows = torch.arange(len(self.count), device=self.count.device)[rows]
         values = {name: value[rows] for name, value in self.values.items()}
-        memory = SpatialMemory(self.s_mean[rows], self.s_variance[rows], values, self.count[rows])
+        facts = {name: fact[rows] for name, fact in self.facts.items()}
+        memory = SpatialMemory(self.s_mean[rows], self.s_variance[rows], values, self.count[rows], facts)
         if rows.dim():  # then indexing has copied
             memory._newest.append(memory.count)
         return memory
 
     def put(self, rows: Tensor, other: SpatialMemory) -> SpatialMemory:
         """This batch of memories with some rows (mask or indices) replaced, in order, by those of `other`."""
-        if other.values.keys() != self.values.keys():
-            raise ValueError(
-                f"Every entry holds the same kinds of values: this memory holds {sorted(self.values)}, the other {sorted(other.values)}."
-            )
+        mine, theirs = ({**memory.values, **memory.facts} for memory in (self, other))
+        if mine.keys() != theirs.keys():
+            raise ValueError(f"Every entry holds the same kinds of values: this memory holds {sorted(mine)}, the other {sorted(theirs)}.")
         size = other.s_mean.shape[-2]
         memory = self._copy(room=max(0, size - self.s_mean.shape[-2]))
         at: tuple[Tensor | slice, ...] = (rows, *[slice(None)] * (len(self.batch_shape) - 1), slice(size))
@@ -203,12 +217,15 @@ class SpatialMemory:
             getattr(memory, name)[at] = getattr(other, name)
         for name, value in memory.values.items():
             value[at] = other.values[name]
+        for name, fact in memory.facts.items():
+            fact[rows] = other.facts[name]
         memory.count[rows] = other.count
         return memory
 
     def to(self, device: torch.device | str) -> SpatialMemory:
         values = {name: value.to(device) for name, value in self.values.items()}
-        return SpatialMemory(self.s_mean.to(device), self.s_variance.to(device), values, self.count.to(device))
+        facts = {name: fact.to(device) for name, fact in self.facts.items()}
+        return SpatialMemory(self.s_mean.to(device), self.s_variance.to(device), values, self.count.to(device), facts)
 
     # ---------------------------------------------------------------- disk
 
@@ -218,6 +235,7 @@ class SpatialMemory:
         axis = len(self.batch_shape)
         tensors = {"s_mean": self.s_mean, "s_variance": self.s_variance} | {f"values.{k}": v for k, v in self.values.items()}
         tensors = {name: x.narrow(axis, 0, keep).detach() for name, x in tensors.items()} | {"count": self.count}
+        tensors |= {f"facts.{name}": fact.detach() for name, fact in self.facts.items()}
         save_checkpoint(path, tensors, {"kind": "memory", "model": model})
 
     @classmethod
@@ -225,12 +243,14 @@ class SpatialMemory:
         """Read a memory. Raises CheckpointError if the file is not one, or was written by another model than `model`."""
         tensors, config = load_checkpoint(path, kind="memory")
         needed = {"s_mean", "s_variance", "count", "values.z_mean", "values.z_variance"}
-        check_keys(tensors, needed | {name for name in tensors if name.startswith("values.")}, str(path))
+        check_keys(tensors, needed | {name for name in tensors if name.startswith(("values.", "facts."))}, str(path))
         check_keys(config, {"kind", "model"}, str(path))
         if model is not None and config["model"] != model:
             raise CheckpointError(
                 f"A memory can only be read by the model that wrote it: {path} was written by model {config['model']}, given {model}. "
                 "Load that model, or walk the world again with this one."
             )
-        values = {name.removeprefix("values."): x for name, x in tensors.items() if name.startswith("values.")}
-        return cls(tensors["s_mean"], tensors["s_variance"], values, tensors["count"])
+        values, facts = (
+            {name.removeprefix(kind): x for name, x in tensors.items() if name.startswith(kind)} for kind in ("values.", "facts.")
+        )
+        return cls(tensors["s_mean"], tensors["s_variance"], values, tensors["count"], facts)

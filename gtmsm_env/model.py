@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gtmsm_env.checkpoint import CheckpointError, check_keys, load_checkpoint, save_checkpoint
@@ -19,7 +18,7 @@ from gtmsm_env.landmarks import Inferred, Landmarks
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.neighbours import nearest_before
 from gtmsm_env.networks import Decoder, Encoder, frames_to_x, x_to_frames
-from gtmsm_env.obstacles import AWAY, MOVES, Known, Obstacles, axes_of, count_moves, effect, stopped, without_moves
+from gtmsm_env.obstacles import KEPT, Known, Obstacles, axes_of, count_moves, effect, without_moves
 from gtmsm_env.priors import ViewsPrior, mixture_prior, with_views
 from gtmsm_env.transitions import LinearWithWalls
 from gtmsm_env.types import WITHIN, Belief, GaussianMixture, Neighbours, Walk, check_rewards, distinct_frames, gaussian_log_prob
@@ -55,6 +54,7 @@ class GTMSM(nn.Module):
         sigma_x: deviation of the Gaussian likelihood, for x in [0, 1]
         prior: "views", what remembered views show once moved, or "mixture", the paper's
         landmarks: how many remembered views correct the inferred state (appendix D); 0 for none, when actions alone tell it
+        reach: with landmarks, how many steps from the start obstacles are remembered
         world: what the model was trained on: {"id": ..., "kwargs": ..., "start": ...}; a dream of another world is refused
     """
 
@@ -72,11 +72,17 @@ class GTMSM(nn.Module):
         sigma_x: float = 0.01,
         prior: str = "views",
         landmarks: int = 0,
+        reach: int = 8,
         world: dict | None = None,
     ) -> None:
         super().__init__()
         if prior not in ("views", "mixture"):
             raise ValueError(f"The priors are 'views' and 'mixture', the paper's; given prior={prior!r}.")
+        if landmarks < 0 or (landmarks and (state_size != 2 or reach < 1)):
+            raise ValueError(
+                "Landmarks are counted, and obstacles kept on a lattice in the plane around the start: landmarks of 0 or more, and with "
+                f"some state_size=2 and reach of 1 or more; given landmarks={landmarks}, state_size={state_size}, reach={reach}."
+            )
         self.config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         height, width, channels = frame_shape
         self.frame_shape, self.num_actions, self.world = tuple(frame_shape), num_actions, world
@@ -87,7 +93,7 @@ class GTMSM(nn.Module):
         self.transition = LinearWithWalls(num_actions, state_size, sigma_s)
         self.views = ViewsPrior(x_shape, z_size, state_size) if prior == "views" else None
         self.landmarks = Landmarks(landmarks, delta) if landmarks else None
-        self.obstacles = Obstacles() if landmarks else None  # landmarks tell that a move was stopped
+        self.obstacles = Obstacles(reach) if landmarks else None
 
     # ---------------------------------------------------------------- the verbs
 
@@ -138,12 +144,13 @@ class GTMSM(nn.Module):
         reward: Tensor | None = None,
         termination: Tensor | None = None,
         where: Tensor | None = None,
+        counted: Tensor | None = None,
     ) -> Belief:
         """A real step: the belief moves by a_t (*B,) as `infer` says, and x_t (*B, H, W, C) is written to memory (eq. 3).
 
         reward, termination: (*B,) received on arriving at x_t, 0 by default as a world without a task gives.
         where: (*B,) bool, rows whose memory is written, all by default.
-        With landmarks the move is remembered too: by the entry written, or where the memory is one of `places`, by the place it left.
+        counted: (*B,) bool, with landmarks and a memory of `places`: rows whose move is counted at the place it left, `where` by default.
         """
         self._check_actions(action, belief.mean.shape[:-1])
         if reward is not None:
@@ -159,31 +166,28 @@ class GTMSM(nn.Module):
             z_mean, z_variance = frame.new_zeros(2, *where.shape, self.config["z_size"], dtype=belief.mean.dtype)
             z_mean[where], z_variance[where] = self.encode(frame[where])
         before, belief = belief, self._infer(belief, action, z_mean)
-        moves = {}
-        if self.landmarks is not None:
-            moves = dict(zip(MOVES, (before.mean, action, self._effect(before, belief, action)), strict=True))
-            if "tried" in before.memory.values:
-                none = before.memory.values["tried"].new_zeros(*action.shape, self.num_actions)
-                belief = self._counted(before, belief, action, where)
-                moves = {"tried": none, "moved": none, "obstacle": torch.full_like(belief.mean, AWAY)}
-        reward = z_mean.new_zeros(action.shape) if reward is None else reward
-        termination = torch.zeros(action.shape, dtype=torch.bool, device=action.device) if termination is None else termination
-        memory = belief.memory.write(
-            belief.mean, belief.variance, where, z_mean=z_mean, z_variance=z_variance, reward=reward, termination=termination, **moves
-        )
-        return replace(belief, memory=self._with_obstacles(memory) if "tried" in moves else memory)
+        entry = {
+            "z_mean": z_mean,
+            "z_variance": z_variance,
+            "reward": z_mean.new_zeros(action.shape) if reward is None else reward,
+            "termination": torch.zeros(action.shape, dtype=torch.bool, device=action.device) if termination is None else termination,
+        }
+        of_places = "tried" in before.memory.values
+        if of_places:
+            entry["tried"] = entry["moved"] = z_mean.new_zeros(*action.shape, self.num_actions)
+        elif self.landmarks is not None:
+            entry |= zip(KEPT, (before.mean, action, self._effect(before, belief, action)), strict=True)
+        belief = replace(belief, memory=before.memory.write(belief.mean, belief.variance, where, **entry))
+        return self._count_move(before, belief, action, where if counted is None else counted) if of_places else belief
 
-    def count_move(self, before: Belief, after: Belief, action: Tensor, where: Tensor | None = None) -> Belief:
-        """`after` a real step from `before` by a_t (*B,), its memory of `places` knowing what the move did: for rows `where`, or all."""
-        counted = self._counted(before, after, action, where)
-        return replace(counted, memory=self._with_obstacles(counted.memory))
-
-    def _counted(self, before: Belief, after: Belief, action: Tensor, where: Tensor | None) -> Belief:
+    def _count_move(self, before: Belief, after: Belief, action: Tensor, where: Tensor | None) -> Belief:
+        """`after` a real step from `before` by a_t (*B,), its memory of places knowing what the move did: for rows `where`, or all."""
         where = torch.ones_like(action, dtype=torch.bool) if where is None else where
         origin, action, share, where = (
             x.unsqueeze(action.dim()) for x in (before.mean, action, self._effect(before, after, action), where)
         )
-        return replace(after, memory=count_moves(after.memory, origin, action, share, where, WITHIN * self.step_length))
+        places = count_moves(after.memory, origin, action, share, where, WITHIN * self.step_length)
+        return replace(after, memory=self._with_obstacles(places))
 
     def _effect(self, before: Belief, after: Belief, action: Tensor) -> Tensor:
         """What share of the displacement that the transition expects was there, (*B,)."""
@@ -224,6 +228,8 @@ class GTMSM(nn.Module):
         """
         if self.landmarks is None:
             raise ValueError("Landmarks find a lost agent, and this model has none. Take one that was trained with them: landmarks=16.")
+        if not memory.count.all():
+            raise ValueError("A lost agent is found by what it remembers, and a memory given is empty. Walk in the world first.")
         entries = torch.arange(memory.s_mean.shape[-2], device=memory.count.device)
         weight = (entries < memory.count[..., None])[..., None] / memory.count[..., None, None]  # (*B, N, 1)
         mean = (weight * memory.s_mean).sum(dim=-2)
@@ -250,7 +256,7 @@ class GTMSM(nn.Module):
             expected = self.transition(before, u[..., :-1, :], action)[1]
             share = effect(u[..., 1:, :], expected, WITHIN * self.step_length)
             parts = (before, mean[..., :1, :], -2), (action, zero[..., :1].long() - 1, -1), (share, zero[..., :1] + 1, -1)
-            values |= {name: torch.cat([first, x], dim=axis) for name, (x, first, axis) in zip(MOVES, parts, strict=True)}
+            values |= {name: torch.cat([first, x], dim=axis) for name, (x, first, axis) in zip(KEPT, parts, strict=True)}
         return Belief(mean[..., -1, :], variance[..., -1, :], u[..., -1, :], SpatialMemory(mean, variance, values))
 
     def predict(self, belief: Belief, action: Tensor) -> Belief:
@@ -287,32 +293,37 @@ class GTMSM(nn.Module):
 
     def _stops(self, memory: SpatialMemory) -> Callable[[Tensor], Tensor] | None:
         """Where moves are stopped, by the states (*B, *C, n) they would lead to; None where model or memory knows nothing of obstacles."""
-        if self.landmarks is None or not {"tried", "origin"} & memory.values.keys():
+        if self.obstacles is None or not {"tried", "effect"} & memory.values.keys():
             return None
-        obstacle = (memory if "tried" in memory.values else self.places(memory)).values["obstacle"]
-        return partial(stopped, obstacle, radius=WITHIN * self.step_length)
+        memory = memory if "obstacle" in memory.facts else self.places(memory)
+        return partial(self.obstacles.stopped, memory.facts["obstacle"], axes=axes_of(self.transition.W_a))
 
+    @torch.no_grad()
     def places(self, memory: SpatialMemory) -> SpatialMemory:
         """The distinct places of a memory, as many at least as the prior reads; with landmarks, and what moves did from each."""
-        radius = WITHIN * self.step_length
-        places = memory.distinct(radius, at_least=self.K if self.views is None else self.views.K)
-        if self.landmarks is None or "origin" not in memory.values:
+        places = self._distinct(memory)
+        if self.landmarks is None or not memory.values.keys() >= set(KEPT):
             return places
-        origin, action, share = (memory.values[name] for name in MOVES)
-        entries = torch.arange(memory.s_mean.shape[-2], device=action.device)
-        counted = entries < memory.count[..., None]
-        return self._with_obstacles(count_moves(without_moves(places, self.num_actions), origin, action, share, counted, radius))
+        origin, action, share = (memory.values[name] for name in KEPT)
+        counted = torch.arange(memory.s_mean.shape[-2], device=action.device) < memory.count[..., None]
+        empty = without_moves(places, self.num_actions)
+        return self._with_obstacles(count_moves(empty, origin, action, share, counted, WITHIN * self.step_length))
+
+    def _distinct(self, memory: SpatialMemory) -> SpatialMemory:
+        return memory.distinct(WITHIN * self.step_length, at_least=self.K if self.views is None else self.views.K)
 
     def _with_obstacles(self, places: SpatialMemory) -> SpatialMemory:
-        """Places with the list of what cannot be entered: what stopped moves, and what is believed to by what is known around it."""
+        """Places with the fact of what cannot be entered: what stopped moves, and what is believed to by what is known around it."""
         assert self.obstacles is not None
-        axes, known = axes_of(self.transition.W_a), self.know(places)
-        odds = self.obstacles(known).masked_fill(known.seen | ~known.inside, -torch.inf).masked_fill(known.touched, torch.inf).flatten(-2)
-        slots = places.s_mean.shape[-2]
-        sure, cell = odds.topk(min(slots, odds.shape[-1]), dim=-1)
-        found = torch.where((sure > 0)[..., None], self.obstacles.states(axes)[cell], AWAY)
-        obstacle = F.pad(found, (0, 0, 0, slots - found.shape[-2]), value=AWAY)
-        return SpatialMemory(places.s_mean, places.s_variance, places.values | {"obstacle": obstacle}, places.count)
+        known = self.know(places)
+        believed = (self.obstacles(known) > 0) & ~known.seen & known.inside
+        return places.but(facts=places.facts | {"obstacle": believed | known.touched})
+
+    def obstacle_states(self, memory: SpatialMemory) -> Tensor:
+        """Where one memory of places, (P,) entries, knows obstacles: (O, n), to be drawn."""
+        if self.obstacles is None or "obstacle" not in memory.facts:
+            return memory.s_mean[:0]
+        return self.obstacles.states(axes_of(self.transition.W_a))[memory.facts["obstacle"].flatten()]
 
     def know(self, places: SpatialMemory) -> Known:
         """What places that have counted moves tell of the cells around the start."""
@@ -337,7 +348,7 @@ class GTMSM(nn.Module):
         """
         if self.views is None or "view" in memory.values:
             return memory
-        return with_views(self.places(memory), self.decoder)
+        return with_views(self._distinct(memory), self.decoder)
 
     def prior(self, s: Tensor, memory: SpatialMemory) -> GaussianMixture:
         """p(z | s, M): s (*B, *Q, n) in a memory of batch shape (*B,) -> a mixture of shape (*B, *Q)."""

@@ -2,8 +2,8 @@
 
 A transition cannot know obstacles that stand elsewhere in every world; a walk can. An entry of the memory keeps the move that led to it:
 `origin` s_{t-1}, `action` a_t (-1 for x_1) and `effect`, the inferred displacement as a share of the expected one. Distinct places keep
-how often each action was `tried` from them and how often it `moved`, and with them goes a list of places that cannot be entered,
-`obstacle`: those that stopped a move, and those that a network believes to be obstacles by what is known around them.
+how often each action was `tried` from them and how often it `moved`. From these follows the fact `obstacle` of a memory of places: the
+cells of a lattice around the start that stopped a move, and those that a network believes to be obstacles by what is known around them.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from gtmsm_env.memory import SpatialMemory
 
-MOVES = ("origin", "action", "effect")  # what an entry keeps of the move that led to it
-AWAY = math.inf  # where an obstacle lies that there is not
+KEPT = ("origin", "action", "effect")  # what an entry keeps of the move that led to it
 
 
 def effect(displacement: Tensor, expected: Tensor, least: float) -> Tensor:
@@ -34,10 +33,9 @@ def effect(displacement: Tensor, expected: Tensor, least: float) -> Tensor:
 
 def without_moves(places: SpatialMemory, num_actions: int) -> SpatialMemory:
     """Distinct places from which no move is counted yet: `tried` and `moved` (*M, P, A)."""
-    values = {name: value for name, value in places.values.items() if name not in MOVES}
+    values = {name: value for name, value in places.values.items() if name not in KEPT}
     none = places.s_mean.new_zeros(*places.s_mean.shape[:-1], num_actions)
-    values |= {"tried": none, "moved": none, "obstacle": torch.full_like(places.s_mean, AWAY)}
-    return SpatialMemory(places.s_mean, places.s_variance, values, places.count)
+    return places.but(values=values | {"tried": none, "moved": none})
 
 
 def count_moves(places: SpatialMemory, origin: Tensor, action: Tensor, share: Tensor, counted: Tensor, radius: float) -> SpatialMemory:
@@ -54,16 +52,7 @@ def count_moves(places: SpatialMemory, origin: Tensor, action: Tensor, share: Te
     def add(name: str, counts: Tensor) -> Tensor:
         return places.values[name].flatten(-2).scatter_add(-1, cell, counts).unflatten(-1, (-1, num_actions))
 
-    more = {"tried": add("tried", counts), "moved": add("moved", counts * (share > 0.5))}
-    return SpatialMemory(places.s_mean, places.s_variance, places.values | more, places.count)
-
-
-def stopped(obstacle: Tensor, target: Tensor, radius: float) -> Tensor:
-    """Whether moves would lead, within `radius`, to what cannot be entered: obstacle (*M, P, n), target (*M, *Q, n) -> (*M, *Q) bool."""
-    memories = obstacle.shape[:-2]
-    at = target.reshape(*memories, -1, 1, target.shape[-1])  # (*M, Q, 1, n)
-    near = (at - obstacle[..., None, :, :]).square().sum(dim=-1) <= radius**2  # (*M, Q, P)
-    return near.any(dim=-1).reshape(target.shape[:-1])
+    return places.but(values=places.values | {"tried": add("tried", counts), "moved": add("moved", counts * (share > 0.5))})
 
 
 # ---------------------------------------------------------------- believed
@@ -105,6 +94,13 @@ class Obstacles(nn.Module):
         size = 2 * self.reach + 1
         beyond = ((at < 0) | (at >= size)).any(dim=-1)
         return torch.where(beyond, size * size, at[..., 0] * size + at[..., 1])
+
+    def stopped(self, obstacle: Tensor, target: Tensor, axes: Tensor) -> Tensor:
+        """Whether moves would lead to what cannot be entered: obstacle (*M, S, S) bool, target (*M, *Q, n) -> (*M, *Q) bool."""
+        memories = obstacle.shape[:-2]
+        cells = self.cells(target.reshape(*memories, math.prod(target.shape[len(memories) : -1]), target.shape[-1]), axes)
+        beyond = obstacle.new_zeros(*memories, 1)
+        return torch.cat([obstacle.flatten(-2), beyond], dim=-1).gather(-1, cells).reshape(target.shape[:-1])
 
     def states(self, axes: Tensor) -> Tensor:
         """The state in the middle of each cell, (S * S, n)."""

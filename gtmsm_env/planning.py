@@ -1,8 +1,8 @@
 """Planning in the dream: random shooting, CEM and MPPI for discrete actions, over imagined states.
 
-A decision imagines many plans at once, states only, and asks nothing of the memory. All three planners keep a distribution of the
-action at every step of the plan, draw plans from it, and move it towards those that did well; they differ in how much each
-plan counts. The next decision starts from where this one ended, one step on.
+A decision imagines many plans at once, states only, and asks nothing of the memory but, where a model knows of any, its obstacles. All
+three planners keep a distribution of the action at every step of the plan, draw plans from it, and move it towards those that did well;
+they differ in how much each plan counts. The next decision starts from where this one ended, one step on.
 """
 
 from __future__ import annotations
@@ -136,6 +136,7 @@ class Planner:
     def plan(self, belief: Belief, objective: Objective, generator: torch.Generator, previous: Plan | None = None) -> Plan:
         """The best of all plans imagined from a belief of batch shape (B,); take its first action and ask again.
 
+        belief: among obstacles with a memory of `GTMSM.places`, which is otherwise made anew in every round
         previous: what was planned one step before for the same worlds; its remainder is the first plan considered.
         """
         num_actions = self.model.num_actions

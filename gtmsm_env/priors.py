@@ -125,4 +125,4 @@ class ViewsPrior(nn.Module):
 
 def with_views(places: SpatialMemory, decoder: Decoder) -> SpatialMemory:
     """The distinct places of a memory, each with its decoded `view` (*M, N, C, H, W), ready for the views prior."""
-    return SpatialMemory(places.s_mean, places.s_variance, places.values | {"view": decoder(places.values["z_mean"])}, places.count)
+    return places.but(values=places.values | {"view": decoder(places.values["z_mean"])})

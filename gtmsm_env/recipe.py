@@ -164,7 +164,7 @@ class Trainer:
 
     def recall_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         """The KL of the ELBO, the one term that the transition enters. Encodings are computed once: the VAE rests."""
-        rows = torch.from_numpy(rng.integers(min(len(self.walks), RECALLED), size=BATCH)).to(self.walks.frames.device)
+        rows = self._encoded_rows(rng)
         walks = self.walks.batch(rows, stage.tau + stage.ahead)
         q_mean, q_variance = (torch.take_along_dim(q[rows], walks.index[..., None], dim=1) for q in self._encoded())
         lengths = None if stage.walls else (~walks.unmoved()).float()
@@ -227,7 +227,7 @@ class Trainer:
 
     def displacement_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         """-log N(true displacement; the inferred one, a tenth of a step) but for its constant: the term of section 4.2.2 a step."""
-        rows = torch.from_numpy(rng.integers(len(self.walks), size=BATCH)).to(self.walks.frames.device)
+        rows = self._encoded_rows(rng)
         walks = self.walks.batch(rows, stage.tau)
         assert walks.displacements is not None
         z_mean = torch.take_along_dim(self._encoded()[0][rows], walks.index[..., None], dim=1)
@@ -288,6 +288,10 @@ class Trainer:
                 parts = [self.model.encode(frames) for frames in self.walks.frames[:RECALLED].split(256)]
             self._encodings = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
         return self._encodings
+
+    def _encoded_rows(self, rng: np.random.Generator) -> Tensor:
+        """BATCH of the walks whose encodings are kept."""
+        return torch.from_numpy(rng.integers(min(len(self.walks), RECALLED), size=BATCH)).to(self.walks.frames.device)
 
     def _crops(self, rng: np.random.Generator, count: int) -> Tensor:
         """Frames that walks have seen, (count, H, W, C) uint8: a walk, then a step of it."""

@@ -1,4 +1,4 @@
-"""How a world with obstacles is learned: an image navigation model rests, and only its landmarks learn (appendix D).
+"""How a world with obstacles is learned: an image navigation model rests, and only its landmarks (appendix D) and obstacles learn.
 
 Obstacles stand elsewhere in every world, so no transition can know them. What it can know is how wrong it may be: its deviation grows
 from a thousandth of a unit to a tenth of a step, or a single hit would cost 1e5 nats in KL(q(s_t) || p(s_t)). What sees too much of that
@@ -21,7 +21,7 @@ LANDMARKS = 16
 
 
 def stages(displacements: bool) -> list[Stage]:
-    """Landmarks, from the ELBO alone or from displacements as targets (section 4.2.2); then what they tell of obstacles."""
+    """Landmarks, from the ELBO alone or from displacements as targets (section 4.2.2); then obstacles, from frames that did not change."""
     if displacements:
         landmarks = Stage("displacements", 200, {"landmarks": 1e-2}, 120, falling=True, tau=64)
     else:
@@ -36,5 +36,6 @@ def new_model(size: str, seed: int) -> GTMSM:
     changes: dict[str, Any] = {"sigma_s": DEVIATION * base.step_length, "landmarks": LANDMARKS, "world": {**base.world, "id": WORLD}}
     torch.manual_seed(seed)
     model = GTMSM(**{**base.config, **changes})
-    model.load_state_dict(base.state_dict(), strict=False)
+    learned = {name: x for name, x in model.state_dict().items() if name.startswith(("landmarks", "obstacles"))}
+    model.load_state_dict({**base.state_dict(), **learned})
     return model

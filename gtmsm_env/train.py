@@ -50,7 +50,7 @@ class Experiment:
 
 
 def experiment(world: str, size: str, images: str, seed: int, displacements: bool) -> Experiment:
-    """The one that the command names by its world. ValueError for displacements where these teach nothing."""
+    """The one that the command names by its world. ValueError for another, or displacements where these teach nothing."""
     if world == "obstacle-grid":
         return Experiment(
             recipe_obstacles.WORLD,
@@ -62,6 +62,8 @@ def experiment(world: str, size: str, images: str, seed: int, displacements: boo
             lambda model: evaluate_obstacles.summary(evaluate_obstacles.judge(model, JUDGED, images=images)[0]),
             displacements,
         )
+    if world != "image-navigation":
+        raise ValueError(f"What can be learned is image-navigation and obstacle-grid; given {world!r}.")
     if displacements:
         raise ValueError(f"Displacements are targets where obstacles stop moves; {world} has none. Leave out --displacements.")
     return Experiment(

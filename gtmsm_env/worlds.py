@@ -36,6 +36,16 @@ SHIPPED = {"GTMSM-ImageNavigation-v0": "image-navigation", "GTMSM-ObstacleGrid-v
 """The model of each world that comes with the package and is taken where none is named."""
 
 
+def shipped_for(world: str) -> str:
+    """The name of that model. ValueError where none ships."""
+    if world not in SHIPPED:
+        raise ValueError(
+            f"Where no model is named, the one that ships for the world is taken, and none ships for {world}, only for {list(SHIPPED)}. "
+            "Name a model of your own by its path, or take one of these worlds."
+        )
+    return SHIPPED[world]
+
+
 def open_model(model: str | GTMSM | None, world: str, device: str = "cpu") -> GTMSM:
     """A model by its name or path, onto a device; or one that is there already, which stays where it is; None for the world's own.
 
@@ -44,13 +54,7 @@ def open_model(model: str | GTMSM | None, world: str, device: str = "cpu") -> GT
     if isinstance(model, GTMSM):
         return model
     check_device(device)
-    if model is None and world not in SHIPPED:
-        raise ValueError(
-            f"Where no model is named, the one that ships for the world is taken, and none ships for {world}, only for {list(SHIPPED)}. "
-            "Name a model of your own by its path, or take one of these worlds."
-        )
-    model = SHIPPED[world] if model is None else model
-    return GTMSM.load(model, device)
+    return GTMSM.load(shipped_for(world) if model is None else model, device)
 
 
 def check_device(device: str) -> None:
@@ -190,7 +194,8 @@ def spread(belief: Belief, rows: int) -> Belief:
         return x.reshape(-1, *own).expand(rows, *own)
 
     values = {name: expand(value) for name, value in memory.values.items()}
-    memory = SpatialMemory(expand(memory.s_mean), expand(memory.s_variance), values, expand(memory.count))
+    facts = {name: expand(fact) for name, fact in memory.facts.items()}
+    memory = SpatialMemory(expand(memory.s_mean), expand(memory.s_variance), values, expand(memory.count), facts)
     return Belief(expand(belief.mean), expand(belief.variance), expand(belief.displacement), memory)
 
 
@@ -206,7 +211,7 @@ def newest_rewards(distinct: SpatialMemory, memory: SpatialMemory, radius: float
     here = (between <= radius**2) & used(memory)[..., None, :]
     visit = (here * torch.arange(1, here.shape[-1] + 1, device=here.device)).argmax(dim=-1)  # (*M, P)
     last = {name: memory.values[name].take_along_dim(visit, dim=-1) for name in ("reward", "termination")}
-    return SpatialMemory(distinct.s_mean, distinct.s_variance, distinct.values | last, distinct.count)
+    return distinct.but(values=distinct.values | last)
 
 
 class WorldsAhead:

@@ -42,12 +42,12 @@ def exact_model(side: int = 9, frame_shape: tuple[int, int, int] = (8, 8, 3), pr
     return model.eval().requires_grad_(False)
 
 
-def exact_landmarks() -> GTMSM:
+def exact_landmarks(side: int = 9, reach: int = 8) -> GTMSM:
     """The exact model with landmarks, which need no training for encodings that are pixels: only the same view is near."""
-    model = exact_model()
+    model = exact_model(side)
     model.world = {"id": "GTMSM-ObstacleGrid-v0", "kwargs": {}, "start": "center"}
     model.landmarks = Landmarks(16).requires_grad_(False)
     model.landmarks.none.fill_(7.0)
-    model.obstacles = Obstacles().requires_grad_(False)
+    model.obstacles = Obstacles(reach).requires_grad_(False)
     model.transition.sigma_s = 0.1
     return model

@@ -12,7 +12,6 @@ import torch
 from exact import exact_model
 
 from gtmsm_env.drawing import BACKGROUND, GOAL, HERE, OBSTACLE, PANEL, PATH, PLACE, PLAN, Picture, enlarge, map_of_places, side_by_side
-from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.types import Walk
 
 pytest.importorskip("PIL")
@@ -55,13 +54,12 @@ def test_map() -> None:
     assert where(alone, PLACE) is not None
 
 
-def test_obstacles_are_drawn_where_they_are_known() -> None:
+def test_obstacles_are_drawn() -> None:
     s = torch.tensor([[0.0, 0], [1, 0], [2, 0], [2, 1], [2, 2]])
-    obstacle = torch.tensor([[0.0, 2.0], *[[torch.inf] * 2] * 4])
-    spot = where(map_of_places(SpatialMemory(s, s, {"obstacle": obstacle}), size=300), OBSTACLE)
+    spot = where(map_of_places(s, size=300, obstacles=torch.tensor([[0.0, 2.0]])), OBSTACLE)
     assert spot is not None
     assert np.allclose(spot, (81, 219), atol=2)
-    assert where(map_of_places(SpatialMemory(s, s, {}), size=300), OBSTACLE) is None
+    assert where(map_of_places(s, size=300), OBSTACLE) is None
 
 
 def test_side_by_side() -> None:

@@ -20,7 +20,8 @@ from gtmsm_env.dream import DreamEnv, DreamVectorEnv
 from gtmsm_env.envs.image_navigation_vector import MOVES
 from gtmsm_env.envs.obstacle_grid import ObstacleGridEnv, ObstacleGridVectorEnv
 from gtmsm_env.memory import SpatialMemory
-from gtmsm_env.obstacles import Known, Obstacles, axes_of, count_moves, effect, stopped, without_moves
+from gtmsm_env.model import GTMSM
+from gtmsm_env.obstacles import Known, Obstacles, axes_of, count_moves, effect, without_moves
 from gtmsm_env.types import Belief, Walk
 
 A, RADIUS = 5, 0.5
@@ -111,17 +112,6 @@ def test_random_walks_as_by_counting() -> None:
                 assert places.values["moved"][row, place, a] == sum(t > 0.5 for t in tries)
 
 
-@pytest.mark.parametrize("queries", [(), (5,), (2, 3)])
-def test_moves_are_stopped_near_an_obstacle(queries: tuple[int, ...]) -> None:
-    """Of its own memory, as a loop over all pairs says."""
-    generator = torch.Generator().manual_seed(0)
-    obstacle, target = torch.rand(4, 6, 2, generator=generator) * 4, torch.rand(4, *queries, 2, generator=generator) * 4
-    told = stopped(obstacle, target, RADIUS)
-    for at in np.ndindex(*told.shape):
-        assert told[at] == any(math.dist(target[at], one) <= RADIUS for one in obstacle[at[0]])
-    assert 0 < told.float().mean() < 1 or not queries
-
-
 # ---------------------------------------------------------------- believed
 
 
@@ -142,6 +132,19 @@ def test_cells_hold_the_states_in_their_middle() -> None:
     assert torch.equal(lattice.cells(states + noise @ AXES, AXES), torch.arange(49))
     assert not states[24].any()
     assert lattice.cells(4 * AXES, AXES).tolist() == [49, 49]  # beyond
+
+
+@pytest.mark.parametrize("queries", [(), (5,), (2, 3), (0,)])
+def test_moves_into_an_obstacle_are_stopped(queries: tuple[int, ...]) -> None:
+    """Of its own memory; nothing is known beyond the lattice."""
+    lattice, generator = Obstacles(reach=2), torch.Generator().manual_seed(0)
+    obstacle = torch.rand(4, 5, 5, generator=generator) < 0.4
+    steps = torch.randint(-4, 5, (4, *queries, 2), generator=generator)
+    told = lattice.stopped(obstacle, (steps + 0.4) @ AXES, AXES)
+    assert told.shape == (4, *queries)
+    for at in np.ndindex(*told.shape):
+        i, j = steps[at].tolist()
+        assert told[at] == (abs(i) <= 2 and abs(j) <= 2 and bool(obstacle[at[0], i + 2, j + 2]))
 
 
 def test_marks() -> None:
@@ -240,7 +243,10 @@ def test_an_obstacle_met_on_the_way_is_remembered() -> None:
         tried += still
         moved = MODEL.predict(replace(belief, mean=before.float() - CENTRE), tensors[0]).mean
         torch.testing.assert_close(moved[still], torch.tensor(envs._position).float()[still] - CENTRE)
-    assert (belief.memory.values["tried"].sum(dim=(-1, -2)) - copy.sum(dim=(-1, -2))).tolist() == tried.tolist()
+    counted = belief.memory.values["tried"].sum(dim=(-1, -2)) - copy.sum(dim=(-1, -2))
+    assert (counted <= tried).all()
+    assert (counted >= tried - 3).all()  # less the steps at which these landmarks are in doubt
+    assert counted[3] == 0
     assert torch.equal(first.memory.values["tried"], copy)
 
 
@@ -291,7 +297,7 @@ def test_what_is_free_is_told_alike_in_world_and_dream() -> None:
         gym.make_vec("GTMSM-ObstacleGrid-v0", num_envs=6, autoreset_mode="Disabled", **kwargs), MODEL, walk_steps=200, observation="state"
     )
     dream = DreamVectorEnv(6, world="GTMSM-ObstacleGrid-v0", world_kwargs=kwargs, model=MODEL, walk_steps=200, observation="state")
-    here, there = world.reset(seed=4)[0], dream.reset(seed=4)[0]
+    generator, here, there = np.random.default_rng(0), world.reset(seed=4)[0], dream.reset(seed=4)[0]
     assert world.observation_space == dream.observation_space
     assert world.observation_space.contains(here)
     assert np.array_equal(here["free"], there["free"])
@@ -300,6 +306,115 @@ def test_what_is_free_is_told_alike_in_world_and_dream() -> None:
     row, column = truth._position.T
     for a, (down, right) in enumerate(MOVES):
         free = beside[np.arange(6), row + down + 1, column + right + 1]
-        assert (here["free"][:, a] >= free * (a != 4)).all()  # what is free is told so, and what is not where the walk has touched it
+        assert (here["free"][:, a] >= free * (a != 4)).all()
     assert not here["free"][:, 4].any()
-    assert 0 < here["free"][:, :4].mean() < 1
+    touched = 0
+    for _ in range(60):  # what was tried and stopped a moment ago is not free any more
+        actions = generator.integers(4, size=6)
+        before = truth._position.copy()
+        here = world.step(actions)[0]
+        stayed = (truth._position == before).all(axis=1) & ~world._ended
+        assert not here["free"][stayed, actions[stayed]].any()
+        inside = ((before + MOVES[actions] >= 0) & (before + MOVES[actions] < 9)).all(axis=1)
+        touched += int((stayed & inside).sum())
+    assert touched > 5
+
+
+class Believes(torch.nn.Module):
+    """In the place of a network: some cells of the lattice are obstacles, whatever is known."""
+
+    def __init__(self, *places: tuple[int, int]) -> None:
+        super().__init__()
+        self.map = torch.full((17, 17), -1.0)
+        for row, column in places:
+            self.map[8 - row, 8 - column] = 1.0  # the exact model's lattice is spanned by up and left
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.map.expand(len(maps), 1, 17, 17)
+
+
+def test_what_is_believed_stops_moves_unless_it_was_seen() -> None:
+    """Nor is anything believed beyond the edges, which the transition knows."""
+    model = exact_landmarks()
+    assert model.obstacles is not None
+    walk = walked(1, steps=40)
+    assert walk.positions is not None
+    seen = {tuple(place) for place in (walk.positions[0] - CENTRE).tolist()}
+    unseen = [(row, column) for row in range(-4, 5) for column in range(-4, 5) if (row, column) not in seen]
+    model.obstacles.network = Believes(*seen, *unseen[:5], (6, 0), (0, -7))
+    belief = model.remember(walk)
+    places = model.places(belief.memory)
+    stones = {tuple(place) for place in model.obstacle_states(places[torch.tensor(0)]).round().long().tolist()}
+    assert stones >= set(unseen[:5])
+    touched = stones - set(unseen[:5])
+    assert not stones & seen
+    assert all(max(map(abs, place)) <= 4 for place in touched)
+    for row, column in unseen:
+        start = replace(belief, mean=torch.tensor([[row + 1.0, column]]))
+        moved = model.predict(start, torch.tensor([0])).mean[0]
+        assert (math.dist(moved.tolist(), (row, column)) < 0.5) != ((row, column) in stones)
+
+
+def test_a_row_of_dreams_is_its_scalar_dream_whatever_others_enter() -> None:
+    """Worlds of few and of many places, entered one row after another."""
+    kwargs: dict[str, Any] = {"world": "GTMSM-ObstacleGrid-v0", "world_kwargs": {"task": None, "obstacles": [2, 2]}, "model": MODEL}
+    kwargs |= {"task": None, "start": "remembered", "observation": "state", "walk_steps": 60, "episodes_per_walk": 1, "horizon": None}
+    dreams, alone = DreamVectorEnv(4, **kwargs, autoreset_mode="Disabled"), [DreamEnv(**kwargs) for _ in range(4)]
+    dreams.reset(seed=7)
+    for row, one in enumerate(alone):
+        one.reset(seed=7 + row)
+    generator = np.random.default_rng(0)
+    for turn in range(12):
+        mask = np.arange(4) == turn % 4
+        dreams.reset(options={"reset_mask": mask})
+        alone[turn % 4].reset()
+        for _ in range(10):
+            actions = generator.integers(5, size=4)
+            told = dreams.step(actions)[0]
+            for row, one in enumerate(alone):
+                own = one.step(int(actions[row]))[0]
+                assert np.allclose(told["state"][row], own["state"], atol=1e-4)
+                assert np.array_equal(told["free"][row], own["free"])
+
+
+def test_obstacles_are_saved_with_their_memory(tmp_path: Any) -> None:
+    places = MODEL.places(MODEL.remember(walked(3)).memory)
+    assert places.facts["obstacle"].any()
+    places.save(tmp_path / "memory", MODEL.fingerprint())
+    again = SpatialMemory.load(tmp_path / "memory", MODEL.fingerprint())
+    assert torch.equal(again.facts["obstacle"], places.facts["obstacle"])
+    assert torch.equal(again[torch.tensor([1])].facts["obstacle"], places.facts["obstacle"][1:2])
+    swapped = places.put(torch.tensor([0]), places[torch.tensor([2])])
+    assert torch.equal(swapped.facts["obstacle"], places.facts["obstacle"][[2, 1, 2]])
+    with pytest.raises(ValueError, match="same kinds"):
+        places.put(torch.tensor([0]), places[torch.tensor([2])].but(facts={}))
+
+
+def test_a_wider_world_needs_a_wider_lattice() -> None:
+    """Nineteen places a side: obstacles far from the start are honoured where they are within reach."""
+    walk = record(ObstacleGridVectorEnv(4, task=None, image_size=62, obstacles=(12, 12)), 400, np.random.default_rng(0), 0)
+    touched = []
+    for reach in (3, 18):
+        model = exact_landmarks(side=19, reach=reach)
+        touched.append(model.places(model.remember(walk).memory).facts["obstacle"].sum())
+    assert 0 < touched[0] < touched[1]
+
+
+def test_a_lost_agent_remembers_nothing() -> None:
+    """Until it knows where it is: its frames would be written at the wrong places."""
+    walk = walked(1)
+    memory = MODEL.places(MODEL.remember(walk).memory)
+    lost = MODEL.relocate(255 - walk.frames[:, 50], memory)
+    rest = torch.zeros(1), torch.zeros(1, dtype=torch.bool), torch.ones(1, dtype=torch.bool)
+    after, _ = track(MODEL, lost, walk.actions[:, 50], 255 - walk.frames[:, 51], *rest)
+    assert len(after.memory) == len(memory)
+    assert after.memory.values["tried"].sum() == memory.values["tried"].sum()
+    found = MODEL.infer(MODEL.relocate(walk.frames[:, 50], memory), walk.actions[:, 50], walk.frames[:, 51])
+    after, _ = track(MODEL, found, walk.actions[:, 51], walk.frames[:, 52], *rest)
+    assert after.memory.values["tried"].sum() == memory.values["tried"].sum() + 1
+
+
+@pytest.mark.parametrize("arguments", [{"landmarks": -1}, {"landmarks": 4, "state_size": 3}, {"landmarks": 4, "reach": 0}])
+def test_landmarks_that_cannot_be(arguments: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="Landmarks are counted"):
+        GTMSM((8, 8, 3), 5, **arguments)
