@@ -51,11 +51,11 @@ def layouts(side: int) -> tuple[Flags, Floats]:
 
 def dream(start: NDArray[np.int64], actions: NDArray[np.int64], stopped: Flags) -> NDArray[np.int64]:
     """Places (T, 2) that actions (T,) lead through where moves from each place are stopped (P, P, A)."""
-    place, path = tuple(start), []
+    (row, column), path = start.tolist(), []
     for action in actions:
-        if not stopped[(*place, action)]:
-            place = tuple(np.clip(np.array(place) + MOVES[action], 0, len(stopped) - 1))
-        path.append(place)
+        if not stopped[row, column, action]:
+            row, column = np.clip([row, column] + MOVES[action], 0, len(stopped) - 1).tolist()
+        path.append((row, column))
     return np.array(path)
 
 
@@ -71,8 +71,10 @@ def observers(measured: Measured) -> dict[str, Flags]:
         past = position[:STEPS]
         seen, touched, known = np.zeros((side, side), np.bool_), np.zeros((side, side), np.bool_), np.zeros_like(within)
         seen[tuple(position[: 1 + STEPS].T)] = True
-        hit = (position[1 : 1 + STEPS] == past).all(axis=-1) & within[(*past.T, action[:STEPS])] & MOVES.any(axis=-1)[action[:STEPS]]
-        known[(*past[hit].T, action[:STEPS][hit])] = True
+        row, column = past.T
+        moves = within[row, column, action[:STEPS]] & MOVES.any(axis=-1)[action[:STEPS]]
+        hit = np.asarray((position[1 : 1 + STEPS] == past).all(axis=-1) & moves)
+        known[row[hit], column[hit], action[:STEPS][hit]] = True
         touched[tuple((past + MOVES[action[:STEPS]])[hit].T)] = True
         possible = ~(drawn & seen).any(axis=(1, 2)) & (drawn | ~touched).all(axis=(1, 2))
         believed = np.tensordot(probability[possible], drawn[possible], 1) > 0.5 * probability[possible].sum()
