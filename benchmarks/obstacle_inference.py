@@ -72,7 +72,7 @@ def observers(measured: Measured) -> dict[str, Flags]:
         seen, touched, known = np.zeros((side, side), np.bool_), np.zeros((side, side), np.bool_), np.zeros_like(within)
         seen[tuple(position[: 1 + STEPS].T)] = True
         row, column = past.T
-        moves = within[row, column, action[:STEPS]] & MOVES.any(axis=-1)[action[:STEPS]]
+        moves = within[row, column, action[:STEPS]] & (MOVES[action[:STEPS]] != 0).any(axis=-1)
         hit = np.asarray((position[1 : 1 + STEPS] == past).all(axis=-1) & moves)
         known[row[hit], column[hit], action[:STEPS][hit]] = True
         touched[tuple((past + MOVES[action[:STEPS]])[hit].T)] = True
