@@ -53,27 +53,27 @@ def experiment(world: str, size: str, images: str, seed: int, displacements: boo
     """The one that the command names by its world. ValueError for another, or displacements where these teach nothing."""
     if world == "obstacle-grid":
         return Experiment(
-            recipe_obstacles.WORLD,
-            recipe.RULES,
-            recipe_obstacles.WALKS,
-            recipe_obstacles.STEPS,
-            recipe_obstacles.stages(displacements),
-            lambda: recipe_obstacles.new_model(size, seed),
-            lambda model: evaluate_obstacles.summary(evaluate_obstacles.judge(model, JUDGED, images=images)[0]),
-            displacements,
+            world=recipe_obstacles.WORLD,
+            kwargs=recipe.RULES,
+            walks=recipe_obstacles.WALKS,
+            steps=recipe_obstacles.STEPS,
+            stages=recipe_obstacles.stages(displacements),
+            new_model=lambda: recipe_obstacles.new_model(size, seed),
+            figures=lambda model: evaluate_obstacles.summary(evaluate_obstacles.judge(model, JUDGED, images=images)[0]),
+            displacements=displacements,
         )
     if world != "image-navigation":
         raise ValueError(f"What can be learned is image-navigation and obstacle-grid; given {world!r}.")
     if displacements:
         raise ValueError(f"Displacements are targets where obstacles stop moves; {world} has none. Leave out --displacements.")
     return Experiment(
-        recipe.WORLD,
-        recipe.RULES,
-        recipe.WALKS,
-        recipe.STEPS,
-        recipe.stages(size),
-        lambda: recipe.new_model(size, seed),
-        lambda model: evaluate.summary(evaluate.judge(model, JUDGED, images=images)[0]),
+        world=recipe.WORLD,
+        kwargs=recipe.RULES,
+        walks=recipe.WALKS,
+        steps=recipe.STEPS,
+        stages=recipe.stages(size),
+        new_model=lambda: recipe.new_model(size, seed),
+        figures=lambda model: evaluate.summary(evaluate.judge(model, JUDGED, images=images)[0]),
     )
 
 
