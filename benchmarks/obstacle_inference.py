@@ -92,7 +92,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     args = parser.parse_args()
     check_writable(args.json)
-    _, measured = judge(open_model(args.model, WORLD), args.episodes, args.seed)
+    model = open_model(args.model, WORLD)
+    if model.world is None or model.world["id"] != WORLD:
+        raise ValueError(f"A model is judged in the world it was trained for; {args.model} was not for {WORLD}: name one that was.")
+    _, measured = judge(model, args.episodes, args.seed)
     rows = {args.model: measured.right[HEEDED], **observers(measured)}
     figures = {
         name: {span_name(span): share(right[:, span[0] - 1 : span[1]], measured.visited[:, span[0] - 1 : span[1]]) for span in SPANS}

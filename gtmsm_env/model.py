@@ -133,7 +133,8 @@ class GTMSM(nn.Module):
         if self.landmarks is not None:
             values |= {"origin": s, "action": zero.long() - 1, "effect": zero + 1}
         values = {name: value.unsqueeze(s.dim() - 1) for name, value in values.items()}
-        return Belief(s, variance, torch.zeros_like(s), SpatialMemory(s.unsqueeze(-2), variance.unsqueeze(-2), values))
+        memory = SpatialMemory(s.unsqueeze(-2), variance.unsqueeze(-2), values, facts=self._signed(s.shape[:-1]))
+        return Belief(s, variance, torch.zeros_like(s), memory)
 
     @torch.no_grad()
     def observe(
@@ -257,7 +258,8 @@ class GTMSM(nn.Module):
             share = effect(u[..., 1:, :], expected, WITHIN * self.step_length)
             parts = (before, mean[..., :1, :], -2), (action, zero[..., :1].long() - 1, -1), (share, zero[..., :1] + 1, -1)
             values |= {name: torch.cat([first, x], dim=axis) for name, (x, first, axis) in zip(KEPT, parts, strict=True)}
-        return Belief(mean[..., -1, :], variance[..., -1, :], u[..., -1, :], SpatialMemory(mean, variance, values))
+        memory = SpatialMemory(mean, variance, values, facts=self._signed(mean.shape[:-2]))
+        return Belief(mean[..., -1, :], variance[..., -1, :], u[..., -1, :], memory)
 
     def predict(self, belief: Belief, action: Tensor) -> Belief:
         """One imagined step by a_t (*B,) int64: p(s_t | s_{t-1}, a_t); with landmarks, no step where the memory knows that one was stopped.
@@ -310,6 +312,7 @@ class GTMSM(nn.Module):
         return self._with_obstacles(count_moves(empty, origin, action, share, counted, WITHIN * self.step_length))
 
     def _distinct(self, memory: SpatialMemory) -> SpatialMemory:
+        memory = memory if "model" in memory.facts else memory.but(facts=memory.facts | self._signed(memory.batch_shape))
         return memory.distinct(WITHIN * self.step_length, at_least=self.K if self.views is None else self.views.K)
 
     def _with_obstacles(self, places: SpatialMemory) -> SpatialMemory:
@@ -485,6 +488,13 @@ class GTMSM(nn.Module):
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    def signature(self) -> int:
+        """The fingerprint as a number, which memories carry as the fact `model`."""
+        return int(self.fingerprint(), 16) >> 1  # of 63 bits
+
+    def _signed(self, batch: torch.Size) -> dict[str, Tensor]:
+        return {"model": torch.full(batch, self.signature(), device=self.transition.W_a.device)}
 
     def save(self, path: str | Path, **card: object) -> None:
         """Weights as safetensors, everything else as JSON; `card` is what a reader should know of how it was trained."""

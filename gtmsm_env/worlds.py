@@ -128,6 +128,11 @@ def check_memory(model: GTMSM, memory: SpatialMemory) -> None:
         what = "is empty" if fewest == 0 else f"holds {fewest} entries, and the model reads the K = {neighbours(model)} nearest"
         raise ValueError(f"A dream needs the memory of a walk; this one {what}. Walk further; some hundreds of steps are usual.")
     n, d = model.transition.W_a.shape[0], model.encoder.linear.out_features
+    if "model" in memory.facts and bool((memory.facts["model"] != model.signature()).any()):
+        raise ValueError(
+            "A memory is read by the model that wrote it, and this one was written by another. Load that model, or remember the walk again "
+            "with this one: model.remember(walk)."
+        )
     if (memory.s_mean.shape[-1], memory.values["z_mean"].shape[-1]) != (n, d):
         raise ValueError(
             f"A memory is read by the model that wrote it, here of states of {n} and encodings of {d} numbers; given {memory}."

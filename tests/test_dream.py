@@ -550,7 +550,12 @@ def test_memories_that_cannot_be_dreamed_of() -> None:
     with pytest.raises(ValueError, match="K = 8"):
         dream(model=greedy, memory=memory)
     with pytest.raises(ValueError, match="encodings of 6 numbers"):
-        dream(model=GTMSM((8, 8, 3), 5, hidden=8, z_size=6, prior="mixture", world=MODEL.world), memory=memory)
+        dream(model=GTMSM((8, 8, 3), 5, hidden=8, z_size=6, prior="mixture", world=MODEL.world), memory=memory.but(facts={}))
+    other = exact_model()
+    other.transition.W_a[0, 0] = -1.5
+    for given in ({"memory": memory}, {"belief": belief}, {"memory": other.places(memory)}):  # of the same sizes
+        with pytest.raises(ValueError, match="written by another"):
+            dream(model=other, **given)
     alone = MODEL.remember(Walk(torch.zeros(5, 8, 8, 3, dtype=torch.uint8), torch.tensor([3, 3, 2, 2])))
     with pytest.raises(ValueError, match="looks the same"):
         dream(belief=alone)
