@@ -38,7 +38,6 @@ from gtmsm_env.worlds import (
     places,
     spread,
     stand,
-    used,
 )
 
 Task = Literal["world", "goal", "reward"]
@@ -258,7 +257,7 @@ class DreamVectorEnv(BatchedRows):
             goal_state, like, frames = self._goal_option(goal, which, memory)
             if (((goal_state - s).square().sum(-1) <= radius**2) | (like & near).any(-1)).any():
                 raise ValueError("options['goal'] is reached at the start already; choose another goal or another start")
-        like = like & used(memory)
+        like = like & memory.used
         if not self._ready.any():
             self._goal, self._goal_like, self._goal_frame = goal_state, like, frames
             return

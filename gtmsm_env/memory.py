@@ -51,6 +51,11 @@ class SpatialMemory:
     def batch_shape(self) -> torch.Size:
         return self.s_mean.shape[:-2]
 
+    @property
+    def used(self) -> Tensor:
+        """Which entries are no padding, (*M, N) bool."""
+        return torch.arange(self.s_mean.shape[-2], device=self.count.device) < self.count[..., None]
+
     def __len__(self) -> int:
         """Entries in the fullest memory of the batch."""
         return int(self.count.max()) if self.count.numel() else 0

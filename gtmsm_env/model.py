@@ -231,8 +231,7 @@ class GTMSM(nn.Module):
             raise ValueError("Landmarks find a lost agent, and this model has none. Take one that was trained with them: landmarks=16.")
         if not memory.count.all():
             raise ValueError("A lost agent is found by what it remembers, and a memory given is empty. Walk in the world first.")
-        entries = torch.arange(memory.s_mean.shape[-2], device=memory.count.device)
-        weight = (entries < memory.count[..., None])[..., None] / memory.count[..., None, None]  # (*B, N, 1)
+        weight = memory.used[..., None] / memory.count[..., None, None]  # (*B, N, 1)
         mean = (weight * memory.s_mean).sum(dim=-2)
         variance = (weight * (memory.s_mean - mean[..., None, :]).square()).sum(dim=-2) + self.step_length**2
         mean, variance, _ = self._correct(mean, variance, mean, self.encode(frame)[0], memory)
@@ -307,13 +306,12 @@ class GTMSM(nn.Module):
         if self.landmarks is None or not memory.values.keys() >= set(KEPT):
             return places
         origin, action, share = (memory.values[name] for name in KEPT)
-        counted = torch.arange(memory.s_mean.shape[-2], device=action.device) < memory.count[..., None]
         empty = without_moves(places, self.num_actions)
-        return self._with_obstacles(count_moves(empty, origin, action, share, counted, WITHIN * self.step_length))
+        return self._with_obstacles(count_moves(empty, origin, action, share, memory.used, WITHIN * self.step_length))
 
     def _distinct(self, memory: SpatialMemory) -> SpatialMemory:
         memory = memory if "model" in memory.facts else memory.but(facts=memory.facts | self._signed(memory.batch_shape))
-        return memory.distinct(WITHIN * self.step_length, at_least=self.K if self.views is None else self.views.K)
+        return memory.distinct(WITHIN * self.step_length, at_least=self.reads)
 
     def _with_obstacles(self, places: SpatialMemory) -> SpatialMemory:
         """Places with the fact of what cannot be entered: what stopped moves, and what is believed to by what is known around it."""
@@ -332,10 +330,9 @@ class GTMSM(nn.Module):
         """What places that have counted moves tell of the cells around the start."""
         assert self.obstacles is not None
         axes, mark, W_a = axes_of(self.transition.W_a), self.obstacles.marked, self.transition.W_a
-        used = torch.arange(places.s_mean.shape[-2], device=W_a.device) < places.count[..., None]  # (*M, P)
-        stops = (2 * places.values["moved"] < places.values["tried"]) & used[..., None]  # (*M, P, A)
+        stops = (2 * places.values["moved"] < places.values["tried"]) & places.used[..., None]  # (*M, P, A)
         targets = places.s_mean[..., None, :] + W_a.t()  # (*M, P, A, n)
-        seen = mark(self.obstacles.cells(places.s_mean, axes), used)
+        seen = mark(self.obstacles.cells(places.s_mean, axes), places.used)
         touched = mark(self.obstacles.cells(targets, axes).flatten(-2), stops.flatten(-2)) & ~seen
         return Known(seen, touched, (self.transition.gate(self.obstacles.states(axes)) > 0.5).reshape(seen.shape[-2:]))
 
@@ -373,6 +370,11 @@ class GTMSM(nn.Module):
     def novelty(self, s: Tensor, memory: SpatialMemory) -> Tensor:
         """How far s (*B, *Q, n) is from anything remembered, in steps: (*B, *Q)."""
         return memory.nearest(s, 1)[0].squeeze(-1) / self.step_length
+
+    @property
+    def reads(self) -> int:
+        """How many entries the prior reads."""
+        return self.K if self.views is None else self.views.K
 
     @property
     def step_length(self) -> float:

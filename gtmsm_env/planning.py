@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.types import WITHIN, Belief
-from gtmsm_env.worlds import alike, used
+from gtmsm_env.worlds import alike
 
 if TYPE_CHECKING:
     from gtmsm_env.model import GTMSM
@@ -54,7 +54,7 @@ def goal_states(model: GTMSM, frame: Tensor, memory: SpatialMemory) -> Tensor:
     frame: (B, H, W, C) uint8. Returns (B, G, n); where a world has fewer than G such places the nearest is repeated.
     """
     nearest = model.locate(frame, memory)  # (B, 1)
-    same = alike(memory.values["z_mean"], nearest.z_mean) & used(memory)  # (B, N)
+    same = alike(memory.values["z_mean"], nearest.z_mean) & memory.used  # (B, N)
     order = same.to(torch.int8).argsort(dim=-1, descending=True, stable=True)[:, : int(same.sum(dim=-1).max())]  # (B, G)
     found = torch.take_along_dim(memory.s_mean, order[..., None], dim=1)
     return torch.where(torch.take_along_dim(same, order, dim=1)[..., None], found, nearest.s_mean)

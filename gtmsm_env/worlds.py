@@ -116,16 +116,11 @@ def _rules(world: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def neighbours(model: GTMSM) -> int:
-    """K, how many entries the model's prior reads."""
-    return model.K if model.views is None else model.views.K
-
-
 def check_memory(model: GTMSM, memory: SpatialMemory) -> None:
     """Refuses a memory that the model cannot dream of: too small, or of another model. Raises ValueError."""
     fewest = int(memory.count.min()) if memory.count.numel() else 0
-    if fewest < neighbours(model):
-        what = "is empty" if fewest == 0 else f"holds {fewest} entries, and the model reads the K = {neighbours(model)} nearest"
+    if fewest < model.reads:
+        what = "is empty" if fewest == 0 else f"holds {fewest} entries, and the model reads the K = {model.reads} nearest"
         raise ValueError(f"A dream needs the memory of a walk; this one {what}. Walk further; some hundreds of steps are usual.")
     n, d = model.transition.W_a.shape[0], model.encoder.linear.out_features
     if "model" in memory.facts and bool((memory.facts["model"] != model.signature()).any()):
@@ -152,11 +147,6 @@ def keep_places(model: GTMSM, belief: Belief) -> Belief:
     return replace(belief, memory=places(model, belief.memory))
 
 
-def used(memory: SpatialMemory) -> Tensor:
-    """Which entries are no padding, (*M, N) bool."""
-    return torch.arange(memory.s_mean.shape[-2], device=memory.count.device) < memory.count[..., None]
-
-
 def alike(z: Tensor, other: Tensor) -> Tensor:
     """Whether encodings (*B, d) are of the same frame, (*B) bool."""
     return (z - other).square().sum(dim=-1) <= SAME**2
@@ -165,7 +155,7 @@ def alike(z: Tensor, other: Tensor) -> Tensor:
 def has_goals(memory: SpatialMemory) -> Tensor:
     """Whether there are two places that look different, (*M,) bool: then from each of them there is a goal."""
     z = memory.values["z_mean"]
-    return (used(memory) & ~alike(z, z[..., :1, :])).any(dim=-1)
+    return (memory.used & ~alike(z, z[..., :1, :])).any(dim=-1)
 
 
 def end_of(memory: str | Path | SpatialMemory, model: GTMSM) -> Belief:
@@ -213,7 +203,7 @@ def newest_rewards(distinct: SpatialMemory, memory: SpatialMemory, radius: float
             "Walk a world that gives some, walk longer, or take task=None."
         )
     between = (distinct.s_mean[..., :, None, :] - memory.s_mean[..., None, :, :]).square().sum(dim=-1)  # (*M, P, N)
-    here = (between <= radius**2) & used(memory)[..., None, :]
+    here = (between <= radius**2) & memory.used[..., None, :]
     visit = (here * torch.arange(1, here.shape[-1] + 1, device=here.device)).argmax(dim=-1)  # (*M, P)
     last = {name: memory.values[name].take_along_dim(visit, dim=-1) for name in ("reward", "termination")}
     return distinct.but(values=distinct.values | last)
@@ -244,8 +234,8 @@ class WorldsAhead:
         goals: bool,
         keep: Callable[[Rows], list[Any]] | None = None,
     ) -> None:
-        if steps < neighbours(model):
-            raise ValueError(f"walk_steps must be at least {neighbours(model)}, the entries this model's prior reads, got {steps}.")
+        if steps < model.reads:
+            raise ValueError(f"walk_steps must be at least {model.reads}, the entries this model's prior reads, got {steps}.")
         self.worlds, self.model, self.steps = worlds, model, steps
         self.snapshot, self.goals, self.keep = snapshot, goals, keep
         self._stocked = np.zeros(worlds.num_envs, np.bool_)

@@ -13,7 +13,7 @@ from exact import exact_model
 from treasure import ID, Treasure, treasure_model, walk_by_hand
 
 from gtmsm_env.model import GTMSM
-from gtmsm_env.worlds import WorldsAhead, check_world, keep_places, newest_rewards, places, used
+from gtmsm_env.worlds import WorldsAhead, check_world, keep_places, newest_rewards, places
 
 MODEL = treasure_model()
 
@@ -150,5 +150,5 @@ def test_spaces_and_starts_of_worlds() -> None:
 
 def test_padding_is_not_used() -> None:
     memory = MODEL.remember(walk_by_hand(Treasure(), np.array([3, 3]), seed=0)).memory
-    assert used(memory._copy(3)).tolist() == [True] * 3 + [False] * 3
+    assert memory._copy(3).used.tolist() == [True] * 3 + [False] * 3
     assert isinstance(MODEL, GTMSM)
