@@ -6,7 +6,6 @@ import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from gtmsm_env.landmarks import Inferred, Landmarks
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.neighbours import nearest_before
 from gtmsm_env.networks import Decoder, Encoder, frames_to_x, x_to_frames
-from gtmsm_env.obstacles import KEPT, Known, Obstacles, axes_of, count_moves, effect, without_moves
+from gtmsm_env.obstacles import KEPT, Obstacles, axes_of, count_moves, effect, without_moves
 from gtmsm_env.priors import ViewsPrior, mixture_prior, with_views
 from gtmsm_env.transitions import LinearWithWalls
 from gtmsm_env.types import WITHIN, Belief, GaussianMixture, Neighbours, Walk, check_rewards, distinct_frames, gaussian_log_prob
@@ -187,8 +186,9 @@ class GTMSM(nn.Module):
         origin, action, share, where = (
             x.unsqueeze(action.dim()) for x in (before.mean, action, self._effect(before, after, action), where)
         )
+        assert self.obstacles is not None
         places = count_moves(after.memory, origin, action, share, where, WITHIN * self.step_length)
-        return replace(after, memory=self._with_obstacles(places))
+        return replace(after, memory=self.obstacles.complete(places, self.transition))
 
     def _effect(self, before: Belief, after: Belief, action: Tensor) -> Tensor:
         """What share of the displacement that the transition expects was there, (*B,)."""
@@ -297,44 +297,28 @@ class GTMSM(nn.Module):
         if self.obstacles is None or not {"tried", "effect"} & memory.values.keys():
             return None
         memory = memory if "obstacle" in memory.facts else self.places(memory)
-        return partial(self.obstacles.stopped, memory.facts["obstacle"], axes=axes_of(self.transition.W_a))
+        return self.obstacles.stops(memory.facts["obstacle"], axes_of(self.transition.W_a))
 
     @torch.no_grad()
     def places(self, memory: SpatialMemory) -> SpatialMemory:
         """The distinct places of a memory, as many at least as the prior reads; with landmarks, and what moves did from each."""
         places = self._distinct(memory)
-        if self.landmarks is None or not memory.values.keys() >= set(KEPT):
+        places = places if "model" in places.facts else places.but(facts=places.facts | self._signed(places.batch_shape))
+        if self.obstacles is None or not memory.values.keys() >= set(KEPT):
             return places
         origin, action, share = (memory.values[name] for name in KEPT)
         empty = without_moves(places, self.num_actions)
-        return self._with_obstacles(count_moves(empty, origin, action, share, memory.used, WITHIN * self.step_length))
+        counted = count_moves(empty, origin, action, share, memory.used, WITHIN * self.step_length)
+        return self.obstacles.complete(counted, self.transition)
 
     def _distinct(self, memory: SpatialMemory) -> SpatialMemory:
-        memory = memory if "model" in memory.facts else memory.but(facts=memory.facts | self._signed(memory.batch_shape))
         return memory.distinct(WITHIN * self.step_length, at_least=self.reads)
-
-    def _with_obstacles(self, places: SpatialMemory) -> SpatialMemory:
-        """Places with the fact of what cannot be entered: what stopped moves, and what is believed to by what is known around it."""
-        assert self.obstacles is not None
-        known = self.know(places)
-        believed = (self.obstacles(known) > 0) & ~known.seen & known.inside
-        return places.but(facts=places.facts | {"obstacle": believed | known.touched})
 
     def obstacle_states(self, memory: SpatialMemory) -> Tensor:
         """Where one memory of places, (P,) entries, knows obstacles: (O, n), to be drawn."""
         if self.obstacles is None or "obstacle" not in memory.facts:
             return memory.s_mean[:0]
         return self.obstacles.states(axes_of(self.transition.W_a))[memory.facts["obstacle"].flatten()]
-
-    def know(self, places: SpatialMemory) -> Known:
-        """What places that have counted moves tell of the cells around the start."""
-        assert self.obstacles is not None
-        axes, mark, W_a = axes_of(self.transition.W_a), self.obstacles.marked, self.transition.W_a
-        stops = (2 * places.values["moved"] < places.values["tried"]) & places.used[..., None]  # (*M, P, A)
-        targets = places.s_mean[..., None, :] + W_a.t()  # (*M, P, A, n)
-        seen = mark(self.obstacles.cells(places.s_mean, axes), places.used)
-        touched = mark(self.obstacles.cells(targets, axes).flatten(-2), stops.flatten(-2)) & ~seen
-        return Known(seen, touched, (self.transition.gate(self.obstacles.states(axes)) > 0.5).reshape(seen.shape[-2:]))
 
     def free(self, belief: Belief) -> Tensor:
         """Which actions are expected to lead elsewhere, by half a step at least, (*B, A) bool: not against an edge or a known obstacle."""

@@ -9,12 +9,14 @@ cells of a lattice around the start that stopped a move, and those that a networ
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from gtmsm_env.memory import SpatialMemory
+from gtmsm_env.transitions import LinearWithWalls
 
 KEPT = ("origin", "action", "effect")  # what an entry keeps of the move that led to it
 
@@ -74,7 +76,7 @@ class Obstacles(nn.Module):
 
     def __init__(self, reach: int = 8, hidden: int = 32) -> None:
         super().__init__()
-        self.reach = reach
+        self.reach, self.size = reach, 2 * reach + 1  # S
         last = nn.Conv2d(hidden, 1, 1)
         nn.init.zeros_(last.weight)
         nn.init.constant_(cast(Tensor, last.bias), -4.0)  # nothing is believed before it is learned
@@ -89,18 +91,44 @@ class Obstacles(nn.Module):
         return logits.reshape(seen.shape)
 
     def cells(self, s: Tensor, axes: Tensor) -> Tensor:
-        """The cell of each state (*M, N, n), counted row by row: (*M, N) int64; S * S for those beyond the lattice. axes: (n, n)"""
-        at = (s @ torch.linalg.inv(axes)).round().long() + self.reach
-        size = 2 * self.reach + 1
-        beyond = ((at < 0) | (at >= size)).any(dim=-1)
-        return torch.where(beyond, size * size, at[..., 0] * size + at[..., 1])
+        """The cell of each state (*B, n), counted row by row: (*B,) int64; S * S for those beyond the lattice. axes: (n, n)"""
+        return self._cells(s @ torch.linalg.inv(axes))
 
-    def stopped(self, obstacle: Tensor, target: Tensor, axes: Tensor) -> Tensor:
-        """Whether moves would lead to what cannot be entered: obstacle (*M, S, S) bool, target (*M, *Q, n) -> (*M, *Q) bool."""
-        memories = obstacle.shape[:-2]
-        cells = self.cells(target.reshape(*memories, math.prod(target.shape[len(memories) : -1]), target.shape[-1]), axes)
-        beyond = obstacle.new_zeros(*memories, 1)
-        return torch.cat([obstacle.flatten(-2), beyond], dim=-1).gather(-1, cells).reshape(target.shape[:-1])
+    def _cells(self, steps: Tensor) -> Tensor:
+        at = steps.round().long() + self.reach
+        beyond = ((at < 0) | (at >= self.size)).any(dim=-1)
+        return torch.where(beyond, self.size**2, at[..., 0] * self.size + at[..., 1])
+
+    def stops(self, obstacle: Tensor, axes: Tensor) -> Callable[[Tensor], Tensor]:
+        """Whether moves would lead to what cannot be entered: of obstacle (*M, S, S) bool, by states (*M, *Q, n) -> (*M, *Q) bool."""
+        memories, to_steps = obstacle.shape[:-2], torch.linalg.inv(axes)
+        known = torch.cat([obstacle.flatten(-2), obstacle.new_zeros(*memories, 1)], dim=-1)  # nothing beyond
+
+        def stopped(target: Tensor) -> Tensor:
+            cells = self._cells(target @ to_steps)
+            return known.gather(-1, cells.reshape(*memories, math.prod(cells.shape[len(memories) :]))).reshape(cells.shape)
+
+        return stopped
+
+    def inside(self, transition: LinearWithWalls) -> Tensor:
+        """The cells within the edges that the transition knows, (S, S) bool."""
+        return (transition.gate(self.states(axes_of(transition.W_a))) > 0.5).reshape(self.size, self.size)
+
+    def know(self, places: SpatialMemory, transition: LinearWithWalls) -> Known:
+        """What places that have counted moves tell of the cells around the start."""
+        W_a = transition.W_a
+        axes = axes_of(W_a)
+        stops = (2 * places.values["moved"] < places.values["tried"]) & places.used[..., None]  # (*M, P, A)
+        targets = places.s_mean[..., None, :] + W_a.t()  # (*M, P, A, n)
+        seen = self.marked(self.cells(places.s_mean, axes), places.used)
+        touched = self.marked(self.cells(targets, axes).flatten(-2), stops.flatten(-2)) & ~seen
+        return Known(seen, touched, self.inside(transition))
+
+    def complete(self, places: SpatialMemory, transition: LinearWithWalls) -> SpatialMemory:
+        """Places with the fact of what cannot be entered: what stopped moves, and what is believed to by what is known around it."""
+        known = self.know(places, transition)
+        believed = (self(known) > 0) & ~known.seen & known.inside
+        return places.but(facts=places.facts | {"obstacle": believed | known.touched})
 
     def states(self, axes: Tensor) -> Tensor:
         """The state in the middle of each cell, (S * S, n)."""
@@ -109,9 +137,8 @@ class Obstacles(nn.Module):
 
     def marked(self, cells: Tensor, which: Tensor) -> Tensor:
         """The cells (*M, N) of which one at least is so, `which` (*M, N): (*M, S, S) bool."""
-        size = 2 * self.reach + 1
-        marks = cells.new_zeros(*cells.shape[:-1], size * size + 1).scatter_add(-1, cells, which.long())
-        return (marks[..., :-1] > 0).unflatten(-1, (size, size))
+        marks = cells.new_zeros(*cells.shape[:-1], self.size**2 + 1).scatter_add(-1, cells, which.long())
+        return (marks[..., :-1] > 0).unflatten(-1, (self.size, self.size))
 
 
 def axes_of(W_a: Tensor) -> Tensor:

@@ -267,8 +267,7 @@ class Trainer:
             s = F.pad((moves * ~unmoved[..., None]).cumsum(dim=1), (0, 0, 1, 0))  # (W, T, n)
             targets = s[:, :-1] + moves
             stops = unmoved & (transition.gate(targets).squeeze(-1) > 0.5)
-            inside = (transition.gate(obstacles.states(axes)) > 0.5).reshape(2 * obstacles.reach + 1, -1)
-            self._cells = obstacles.cells(s, axes), obstacles.cells(targets, axes), stops, inside
+            self._cells = obstacles.cells(s, axes), obstacles.cells(targets, axes), stops, obstacles.inside(transition)
         return self._cells
 
     def _displacement_of_state(self) -> Tensor:

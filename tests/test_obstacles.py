@@ -140,7 +140,7 @@ def test_moves_into_an_obstacle_are_stopped(queries: tuple[int, ...]) -> None:
     lattice, generator = Obstacles(reach=2), torch.Generator().manual_seed(0)
     obstacle = torch.rand(4, 5, 5, generator=generator) < 0.4
     steps = torch.randint(-4, 5, (4, *queries, 2), generator=generator)
-    told = lattice.stopped(obstacle, (steps + 0.4) @ AXES, AXES)
+    told = lattice.stops(obstacle, AXES)((steps + 0.4) @ AXES)
     assert told.shape == (4, *queries)
     for at in np.ndindex(*told.shape):
         i, j = steps[at].tolist()
