@@ -5,8 +5,8 @@
 In each world the agent walks 256 steps at random and remembers what it saw where. Then it is shown the frame of a place it has been,
 asks the memory where that was, and goes there: at every step it imagines some hundreds of walks from where it believes to be, takes
 the first step of the best, and moves its belief by that action and what it then sees. An obstacle met on the way is remembered and
-planned around. True places are used for the figures only. Beside it, in the same worlds
-with the same goals: an agent that looks one step ahead, a random walk, and the true shortest path. Needs the extras train and video.
+planned around. True places are used for the figures only. Beside it, in the same worlds with the same goals: an agent that looks one
+step ahead, a random walk, and the true shortest path. Needs the extras train and video.
 """
 
 from __future__ import annotations

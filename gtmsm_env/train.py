@@ -40,7 +40,6 @@ class Experiment:
     """What is learned, from what, and how it is judged."""
 
     world: str
-    kwargs: dict[str, Any]  # the world's rules
     walks: int
     steps: int  # of each
     stages: list[Stage]
@@ -54,7 +53,6 @@ def experiment(world: str, size: str, images: str, seed: int, displacements: boo
     if world == "obstacle-grid":
         return Experiment(
             world=recipe_obstacles.WORLD,
-            kwargs=recipe.RULES,
             walks=recipe_obstacles.WALKS,
             steps=recipe_obstacles.STEPS,
             stages=recipe_obstacles.stages(displacements),
@@ -68,7 +66,6 @@ def experiment(world: str, size: str, images: str, seed: int, displacements: boo
         raise ValueError(f"Displacements are targets where obstacles stop moves; {world} has none. Leave out --displacements.")
     return Experiment(
         world=recipe.WORLD,
-        kwargs=recipe.RULES,
         walks=recipe.WALKS,
         steps=recipe.STEPS,
         stages=recipe.stages(size),
@@ -121,7 +118,7 @@ def gather(learned: Experiment, images: str, seed: int) -> Walks:
     from tqdm import tqdm
 
     parts, generator = [], np.random.default_rng([seed, 1])
-    kwargs = {**learned.kwargs, "images": images, "split": "train", "task": None}
+    kwargs = {**recipe.RULES, "images": images, "split": "train", "task": None}
     with tqdm(total=learned.walks, desc="walking", unit="walk") as progress:
         for part in record_walks(learned.world, kwargs, learned.walks, learned.steps, seed, displacements=learned.displacements):
             parts.append(recolour(part, generator))

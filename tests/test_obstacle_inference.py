@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 from exact import exact_landmarks
+from programs import imported
 
 from gtmsm_env.envs.obstacle_grid import ObstacleGridVectorEnv
 from gtmsm_env.model import GTMSM
 
 
-@pytest.fixture
-def benchmark() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("obstacle_inference", Path(__file__).parents[1] / "benchmarks/obstacle_inference.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture(scope="module")
+def benchmark() -> Iterator[ModuleType]:
+    with imported("obstacle_inference") as module:
+        yield module
 
 
 def test_every_layout_has_the_probability_with_which_the_world_draws_it(benchmark: ModuleType) -> None:

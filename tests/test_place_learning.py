@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from exact import exact_model
+from programs import imported
 
 from gtmsm_env import recipe
 from gtmsm_env.recipe import Trainer, new_model, stages
@@ -21,12 +22,8 @@ from gtmsm_env.trials import SPANS, span_name
 
 @pytest.fixture(scope="module")
 def place_learning() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
-        import place_learning
-
-        yield place_learning
-    del sys.modules["place_learning"]
+    with imported("place_learning") as module:
+        yield module
 
 
 def run(benchmark: ModuleType, patch: pytest.MonkeyPatch, file: Path, *arguments: object) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from exact import exact_model
+from programs import imported
 
 from gtmsm_env.data import Walks
 from gtmsm_env.model import GTMSM
@@ -20,12 +21,8 @@ WORLD = {"id": "GTMSM-ImageNavigation-v0", "kwargs": {}}
 
 @pytest.fixture(scope="module")
 def rssm() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
-        import rssm
-
-        yield rssm
-    del sys.modules["rssm"]
+    with imported("rssm") as module:
+        yield module
 
 
 @pytest.fixture(scope="module")
