@@ -196,7 +196,7 @@ def measure(model: GTMSM, trials: Trials) -> Measured:
         novelty={name: model.novelty(s, places).cpu().double().numpy() for name, s in dreams.items()},
         visited=been[world, here[:, 1 + STEPS :]],
         known=~np.logical_or.accumulate(surprise, axis=1),
-        stops=~model.free(Belief(there, torch.zeros_like(there), torch.zeros_like(there), places)).numpy(),
+        stops=~model.free(Belief(there, torch.zeros_like(there), torch.zeros_like(there), places)).cpu().numpy(),
         touched=tried & blocked,
         open=been[..., None] & leads & ~blocked,
     )

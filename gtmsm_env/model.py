@@ -102,13 +102,16 @@ class GTMSM(nn.Module):
         mean, variance = self.encoder(frames_to_x(frames))
         return mean, variance
 
-    def _check(self, frames: Tensor) -> None:
+    def _check(self, frames: Tensor, batch: torch.Size | None = None) -> None:
+        """Refuses what is no frame, or not one for each belief of this batch shape."""
         if frames.dtype != torch.uint8 or tuple(frames.shape[-3:]) != self.frame_shape:
             nan = " with NaN" if frames.is_floating_point() and bool(frames.isnan().any()) else ""
             raise ValueError(
                 f"A frame is uint8 of shape {self.frame_shape}, 0 to 255; given {frames.dtype}{nan} of shape {tuple(frames.shape)}. "
                 "Pass the world's frames as they come."
             )
+        if batch is not None and frames.shape[:-3] != batch:
+            raise ValueError(f"Each belief sees one frame: beliefs are {tuple(batch)}, given frames of shape {tuple(frames.shape)}.")
 
     def encode_walk(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """`encode` of walks (*B, T, H, W, C), a walk at a time and each of its distinct frames once: most of a walk is seen again."""
@@ -153,6 +156,7 @@ class GTMSM(nn.Module):
         counted: (*B,) bool, with landmarks and a memory of `places`: rows whose move is counted at the place it left, `where` by default.
         """
         self._check_actions(action, belief.mean.shape[:-1])
+        self._check(frame, action.shape)
         if reward is not None:
             check_rewards(reward)
         if where is not None and (where.dtype != torch.bool or where.shape != action.shape):
@@ -202,7 +206,10 @@ class GTMSM(nn.Module):
         `displacement` is then the inferred one: next to nothing for a blocked move.
         """
         self._check_actions(action, belief.mean.shape[:-1])
-        return self._infer(belief, action, None if self.landmarks is None else self.encode(frame)[0])
+        if self.landmarks is None:  # nothing is looked at
+            return self._infer(belief, action, None)
+        self._check(frame, action.shape)
+        return self._infer(belief, action, self.encode(frame)[0])
 
     def _infer(self, belief: Belief, action: Tensor, z_mean: Tensor | None) -> Belief:
         predicted = self._move(belief, action)

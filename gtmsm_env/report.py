@@ -44,6 +44,8 @@ def _text(cell: Cell, digits: int) -> str:
 
 def check_writable(file: Path | None = None, folder: Path | None = None) -> None:
     """Makes the folders that a command will write to, before it works for minutes. ValueError where one cannot be written."""
+    if file and file.is_dir():
+        raise ValueError(f"An output is written to a file; {file} is a folder: name a file in it.")
     for target in ([file.parent] if file else []) + ([folder] if folder else []):
         probe = target / ".gtmsm-env.new"
         try:

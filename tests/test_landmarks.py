@@ -20,7 +20,7 @@ from gtmsm_env.landmarks import UNSEEN, Landmarks
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
 from gtmsm_env.priors import mixture_prior
-from gtmsm_env.types import WITHIN, Walk
+from gtmsm_env.types import WITHIN, Belief, Walk
 
 STEP, SIGMA = 1.5, 0.2
 
@@ -289,6 +289,20 @@ def test_a_lost_agent_finds_itself() -> None:
     after = model.infer(lost, walk.actions[50], walk.frames[51])
     assert (after.mean - places[51]).norm() < WITHIN
     assert (after.variance < 0.5).all()
+
+
+def test_a_wrong_start_is_corrected() -> None:
+    """A belief that is sure of being two steps from where it is finds back, by what it sees alone."""
+    model = exact_landmarks()
+    walk = record(ObstacleGridEnv(task=None), 200, np.random.default_rng(1), 1)
+    assert walk.positions is not None
+    memory = model.remember(walk).memory
+    places = (walk.positions - 4).float()
+    wrong = places[100] + torch.tensor([2.0, 0.0])
+    belief = Belief(wrong, torch.full((2,), model.transition.sigma_s**2), torch.zeros(2), memory)
+    for t in range(100, 112):
+        belief = model.infer(belief, walk.actions[t], walk.frames[t + 1])
+    assert (belief.mean - places[112]).norm() < WITHIN
 
 
 def test_landmarks_are_saved(tmp_path: Any) -> None:

@@ -405,6 +405,19 @@ def test_frames_that_are_none(frames: Tensor, given: str) -> None:
             use(frames)
 
 
+def test_frames_that_are_none_where_nothing_is_written() -> None:
+    """They are refused as well: a row that is not written today is tomorrow."""
+    for model in (small(), small(landmarks=4)):
+        belief, action, nobody = model.remember(drawn_walk(2)), torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.bool)
+        with pytest.raises(ValueError, match="with NaN"):
+            model.observe(belief, action, torch.full((2, 4, 5, 3), torch.nan), where=nobody)
+        with pytest.raises(ValueError, match=r"Each belief sees one frame: beliefs are \(2,\), given frames of shape \(3, 4, 5, 3\)"):
+            model.observe(belief, action, torch.zeros(3, 4, 5, 3, dtype=torch.uint8))
+    for use in (lambda x: model.infer(belief, action, x), lambda x: model.relocate(x, belief.memory)):  # with landmarks
+        with pytest.raises(ValueError, match="with NaN"):
+            use(torch.full((2, 4, 5, 3), torch.nan))
+
+
 BAD_ACTIONS = [
     pytest.param(torch.tensor([0, 5]), r"one of 0 to 4; given 5\. Number actions", id="too large"),
     pytest.param(torch.tensor([-1, 0]), r"one of 0 to 4; given -1\. Number actions", id="negative"),

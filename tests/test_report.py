@@ -62,3 +62,5 @@ def test_outputs_are_checked_before_the_work(tmp_path: Path) -> None:
         check_writable(file=tmp_path / "file" / "f.json")
     with pytest.raises(ValueError, match="must be writable"):
         check_writable(folder=tmp_path / "file" / "figures")
+    with pytest.raises(ValueError, match="is a folder: name a file in it"):
+        check_writable(file=tmp_path / "new")
