@@ -15,6 +15,7 @@ from gtmsm_env.vector import Flags, Floats
 
 REACHED, PATIENCE = 0.35, 60  # units from a target, and steps after which it is given up
 LOOKS_AROUND = 0.2  # probability of turning by up to a circle at a target
+WHIM = 8  # most steps that one lasts
 MARGIN, AROUND = 0.02, 0.12  # units to keep from everything; and more from discs on the way
 COASTING = 8  # steps after which a coasting agent is as good as still
 
@@ -31,15 +32,18 @@ class Scavenger:
     Args:
         world: a labyrinth, alone or as a vector, with or without wrappers
         generator: draws the places; one for all rows, or one a row, so that no row depends on others
+        whims: probability of doing, from a step on, any one action for up to WHIM steps: what all eight do is seen only so
     """
 
-    def __init__(self, world: Any, generator: np.random.Generator | Sequence[np.random.Generator]) -> None:
+    def __init__(self, world: Any, generator: np.random.Generator | Sequence[np.random.Generator], whims: float = 0.0) -> None:
         self._scalar = not isinstance(world, VectorEnv)
         self.world: LabyrinthVectorEnv = world.unwrapped.batch_of_one if self._scalar else world.unwrapped
         rows = self.world.num_envs
         self._generators = [generator] * rows if isinstance(generator, np.random.Generator) else list(generator)
         if len(self._generators) != rows:
             raise ValueError(f"one generator a row is needed, got {len(self._generators)} for {rows} rows; pass one for all rows or {rows}")
+        self.whims = whims
+        self._whim = np.zeros((2, rows), np.int64)  # which action, and for how many steps more
         self._way: list[list[Floats]] = [[]] * rows  # places to pass, the target last
         self._since = np.zeros(rows, np.int64)  # steps, since the target was drawn
         self._turns = np.zeros(rows, np.int64)  # left (positive) or right, still to do for looking around
@@ -50,10 +54,12 @@ class Scavenger:
         self._rest[steps == 0] = LEFT
         aim = np.stack([self._aim(row, steps[row] == 0) for row in range(self.world.num_envs)])
         wished = self._wished(self._around(aim))
+        if self.whims:
+            wished = np.column_stack([self._whimsical(wished[:, 0]), wished])
         actions = self._safe(wished)
         self._turns -= np.sign(self._turns)
         self._since += 1
-        self._since[(wished[:, 0] == FORWARD) & (actions != FORWARD)] = PATIENCE + 1  # no way straight on: another target
+        self._since[(wished[:, -3] == FORWARD) & (actions != FORWARD)] = PATIENCE + 1  # no way straight on: another target
         return actions[0] if self._scalar else actions
 
     def _aim(self, row: int, new: bool) -> Floats:
@@ -95,6 +101,14 @@ class Scavenger:
         onward = np.where(np.abs(error) < self.world.turn / 2, FORWARD, np.where(error > 0, FORWARD_LEFT, FORWARD_RIGHT))
         best = np.where((np.abs(error) < 1.2) & (self.world.speed > 0), onward, turn)
         return np.stack([best, turn, self._rest], axis=1)
+
+    def _whimsical(self, wished: Integers) -> Integers:
+        """The wished actions (N,), but those of rows that follow a whim."""
+        self._whim[1] -= 1
+        for row, generator in enumerate(self._generators):
+            if self._whim[1, row] <= 0 and generator.random() < self.whims:
+                self._whim[:, row] = generator.integers(len(ACTIONS)), generator.integers(1, WHIM + 1)
+        return np.where(self._whim[1] > 0, self._whim[0], wished)
 
     def _safe(self, wished: Integers) -> Integers:
         """Of each row's actions the first after which it comes to rest without a touch."""

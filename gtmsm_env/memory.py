@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gtmsm_env.checkpoint import CheckpointError, check_keys, load_checkpoint, save_checkpoint
 from gtmsm_env.neighbours import nearest
-from gtmsm_env.types import Neighbours
+from gtmsm_env.types import Neighbours, phi
 
 
 class SpatialMemory:
@@ -120,12 +120,12 @@ class SpatialMemory:
     # ---------------------------------------------------------------- read
 
     def read(self, s: Tensor, k: int) -> Neighbours:
-        """The k entries nearest to s, by Euclidean distance between means (section 4.1).
+        """The k entries nearest to s, by Euclidean distance between means (section 4.1), those of headings too as `phi` measures it.
 
         s: (*M, *Q, n) in the model's unit; gradients flow to s and to the entries found. Returns Neighbours of shape (*M, *Q).
         Raises ValueError if a memory of the batch has fewer than k entries.
         """
-        return self._read(s, self.s_mean, k)
+        return self._read(phi(s), phi(self.s_mean), k)
 
     def read_reverse(self, z: Tensor, k: int, fewer: bool = False) -> Neighbours:
         """The k entries whose encodings are nearest to z (appendix D): the memory asked the other way round.
@@ -141,7 +141,7 @@ class SpatialMemory:
 
     def nearest(self, s: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """`distance` and `index` (*M, *Q, k) of what `read` finds, with its errors; nothing that the entries hold is gathered."""
-        return self._nearest(s, self.s_mean, k)
+        return self._nearest(phi(s), phi(self.s_mean), k)
 
     def _nearest(self, query: Tensor, keys: Tensor, k: int, padded: bool = False) -> tuple[Tensor, Tensor]:
         batch, axes = self.batch_shape, len(self.batch_shape)
@@ -178,7 +178,7 @@ class SpatialMemory:
 
         Where these are fewer than `at_least`, the first of the others fill up, so that as many neighbours can be read.
         """
-        keys = self.s_mean.reshape(-1, *self.s_mean.shape[-2:])  # (M, N, n)
+        keys = phi(self.s_mean.reshape(-1, *self.s_mean.shape[-2:]))  # (M, N, n)
         entries = len(self)
         used = torch.arange(entries, device=keys.device) < self.count.reshape(-1, 1)  # (M, N)
         keep = used.clone()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+
+from gtmsm_env.types import phi
 
 
 class LinearWithWalls(nn.Module):
@@ -79,3 +82,112 @@ class LinearWithWalls(nn.Module):
         with torch.no_grad():
             difference = torch.pdist(self.W_a.t())
             return float(difference[difference > 0.05 * difference.max()].min())
+
+
+class FirstPerson(nn.Module):
+    """What the laws of section 4.2 share: s_t = s_{t-1} + R(s_{t-1}^(3)) u_t + eps, eps ~ N(0, sigma_s^2 I).
+
+    The state is a place and a heading; u_t, ahead, to the left and a turn to the left, is in the agent's own frame, and R turns its first
+    two components by the heading. A law says how actions make u_t.
+    """
+
+    walls = False  # walls are no part of these laws: walkers touch none
+
+    def __init__(self, num_actions: int, sigma_s: float) -> None:
+        super().__init__()
+        self.sigma_s = sigma_s
+        self.W_a = nn.Parameter(torch.empty(3, num_actions).normal_(std=0.1))
+
+    @abstractmethod
+    def displacement(self, u: Tensor, a: Tensor) -> Tensor:
+        """u_t (*B, 3) of u_{t-1} (*B, 3) and a_t (*B,) int64."""
+
+    def forward(self, s: Tensor, u: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+        """One step of the mean: s (*B, 3), u (*B, 3), a (*B,) int64 -> s_t (*B, 3), u_t (*B, 3)."""
+        u = self.displacement(u, a)
+        return s + turned(u, s[..., 2]), u
+
+    def rollout(
+        self,
+        s: Tensor,
+        u: Tensor,
+        a: Tensor,
+        lengths: Tensor | None = None,
+        stops: Callable[[Tensor], Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """All steps: s, u (*B, 3), a (*B, T) int64 -> s_1..s_T and u_1..u_T (*B, T, 3).
+
+        lengths: None, as these laws have no walls to learn. stops: whether something stands at s (*B, 3), (*B,) bool; the agent slides along.
+        """
+        if a.shape[-1] == 0:
+            return s.new_empty(*a.shape, 3), s.new_empty(*a.shape, 3)
+        if stops is not None:
+            states, displacements = [], []
+            for t in range(a.shape[-1]):
+                s, u = slide(s, *self(s, u, a[..., t]), stops)
+                states.append(s)
+                displacements.append(u)
+            return torch.stack(states, dim=-2), torch.stack(displacements, dim=-2)
+        displacements = []
+        for t in range(a.shape[-1]):
+            u = self.displacement(u, a[..., t])
+            displacements.append(u)
+        us = torch.stack(displacements, dim=-2)  # (*B, T, 3)
+        heading = s[..., None, 2] + us[..., 2].cumsum(dim=-1) - us[..., 2]  # before each step
+        return s[..., None, :] + turned(us, heading).cumsum(dim=-2), us
+
+    @property
+    def step_length(self) -> float:
+        """The length of a step as phi measures it, places and headings alike: the median over the actions that do anything, when held."""
+        with torch.no_grad():
+            held = torch.arange(self.W_a.shape[1], device=self.W_a.device)
+            u = self.W_a.new_zeros(len(held), 3)
+            for _ in range(32):  # until momentum has built up
+                u = self.displacement(u, held)
+            length = (phi(u) - phi(torch.zeros_like(u))).norm(dim=-1)
+            return float(length[length > 0.05 * length.max()].median())
+
+
+class Rotation(FirstPerson):
+    """Equation 5: u_t = W_a a_t."""
+
+    def __init__(self, num_actions: int, sigma_s: float = 1e-3) -> None:
+        super().__init__(num_actions, sigma_s)
+
+    def displacement(self, u: Tensor, a: Tensor) -> Tensor:
+        return self.W_a.t()[a]
+
+
+class Walking(FirstPerson):
+    """Equation 6: u_t = c * tanh(W_a a_t + sigmoid(beta) * u_{t-1} / c), with momentum, friction beta and saturation c, each learned.
+
+    The equation has u_{t-1} where this has u_{t-1} / c, which is the same where top speed is 1, and holds in every other unit too.
+    """
+
+    def __init__(self, num_actions: int, sigma_s: float = 1e-3) -> None:
+        super().__init__(num_actions, sigma_s)
+        self.c = nn.Parameter(torch.full((3,), 0.3))
+        self.beta = nn.Parameter(torch.zeros(3))
+
+    def displacement(self, u: Tensor, a: Tensor) -> Tensor:
+        return self.c * torch.tanh(self.W_a.t()[a] + torch.sigmoid(self.beta) * u / self.c)
+
+
+def turned(u: Tensor, heading: Tensor) -> Tensor:
+    """R(heading) u: u (*B, 3), its first two components turned by heading (*B,)."""
+    cos, sin = heading.cos(), heading.sin()
+    return torch.stack([cos * u[..., 0] - sin * u[..., 1], sin * u[..., 0] + cos * u[..., 1], u[..., 2]], dim=-1)
+
+
+def slide(s: Tensor, moved: Tensor, u: Tensor, stops: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """A step from s to `moved` (*B, 3) of an agent that slides along what stops it: s_t and u_t (*B, 3), momentum into it being lost.
+
+    Of a mere turn, the parts of the move along the axes of the ground, and the whole move, the last that nothing stops.
+    """
+    after = torch.cat([s[..., :2], moved[..., 2:]], dim=-1)
+    for axes in ([False, True], [True, False], [True, True]):
+        place = torch.where(torch.tensor(axes, device=s.device), moved[..., :2], s[..., :2])
+        tried = torch.cat([place, moved[..., 2:]], dim=-1)
+        after = torch.where(stops(tried)[..., None], after, tried)
+    back = turned(after - s, -s[..., 2])
+    return after, torch.where((after == moved).all(dim=-1, keepdim=True), u, back)

@@ -19,6 +19,16 @@ WITHIN = 0.5
 """Steps; the one tolerance of being at a place. Times `GTMSM.step_length` it is in the model's own unit."""
 
 
+def phi(s: Tensor) -> Tensor:
+    """What distances between states are measured on (appendix A.2): (s^1, s^2, cos s^3, sin s^3) of a place and heading (*B, 3).
+
+    A mere place (*B, 2) is left as it is.
+    """
+    if s.shape[-1] != 3:
+        return s
+    return torch.cat([s[..., :2], s[..., 2:].cos(), s[..., 2:].sin()], dim=-1)
+
+
 @dataclass(frozen=True)
 class Walk:
     """What agents saw and did in a world: frames x_1..x_T and actions a_2..a_T, where a_t led from x_{t-1} to x_t."""

@@ -1,0 +1,169 @@
+"""The floor plan that a memory of first-person views implies: where walls stand, and where the floor is free.
+
+Three steps, of which the first and the last learn. `Stereo` compares what a view shows along each of its columns with other views of the
+memory and says how deep its wall lies; `floor_plan` lays what all views say on one lattice over the floor, as evidence of something
+standing there and of nothing; `Sight` looks along the columns of any pose over that lattice and says how deep its walls lie. True depths
+are never read: a depth is right if other views look alike there.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from gtmsm_env.perspective import FARTHEST, NEAREST, Camera, relative, sample
+
+CELL, REACH = 0.08, 12.8  # units: of the lattice, and how far it extends from the start
+CELLS = round(2 * REACH / CELL)
+HEIGHTS = 8  # on a wall, at which views are compared
+ALIKE = 0.5  # share of the views compared that count, those that agree best: the others may have something in between
+
+
+def depths(count: int, nearest: float = NEAREST, device: torch.device | None = None) -> Tensor:
+    """Depths from near to far, evenly spaced in their inverse, as their effect on a view is: (count,)"""
+    return 1 / torch.linspace(1 / nearest, 1 / FARTHEST, count, device=device)
+
+
+class Stereo(nn.Module):
+    """log p(depth of a column | its view, other views), over D depths: the view's frame is swept through its sources plane by plane."""
+
+    def __init__(self, camera: Camera, D: int = 32, hidden: int = 24) -> None:
+        super().__init__()
+        self.camera, self.D = camera, D
+        layers: list[nn.Module] = []
+        for inputs, dilation in ((16, 1), (hidden, 1), (hidden, 2), (hidden, 1)):
+            layers += [nn.Conv2d(inputs, hidden, 3, padding=dilation, dilation=dilation), nn.SiLU()]
+        self.net = nn.Sequential(*layers, nn.Conv2d(hidden, 1, 3, padding=1))
+
+    def forward(self, view: Tensor, pose: Tensor, sources: Tensor, source_poses: Tensor) -> Tensor:
+        """view (E, C, H, W) from pose (E, 3), sources (E, J, C, H, W) from (E, J, 3) -> (E, W, D)."""
+        with torch.no_grad():  # nothing before the network learns
+            features = self.features(view, *self.sweep(view, relative(pose[:, None], source_poses), sources))
+        logits: Tensor = self.net(features)[:, 0]
+        return logits.log_softmax(dim=-1)
+
+    def sweep(self, view: Tensor, seen_from: Tensor, sources: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """How unlike the sources are to the view, in its pose `seen_from` theirs (E, J, 3).
+
+        Returns differences on walls at each depth (E, J, W, D), which of them are seen, the same of floor and ceiling (E, J, W, H).
+        """
+        camera, depth = self.camera, depths(self.D, device=view.device)
+        up = torch.linspace(0.05, 0.95, HEIGHTS, device=view.device) * camera.ceiling
+        column = torch.arange(camera.size, device=view.device).float()[:, None, None].expand(-1, self.D, HEIGHTS)
+        row = camera.pixels(depth[:, None], depth.new_zeros(()), up)[1].expand_as(column)  # of the view itself, (W, D, heights)
+        own = sample(view, *(x.flatten(-2).expand(len(view), -1, -1) for x in (column, row)))
+        ahead, left = (x[..., None] for x in camera.seen_from(seen_from[:, :, None, None], camera.aside[:, None], depth))  # (E, J, W, D, 1)
+        at = [x.expand(*ahead.shape[:-1], HEIGHTS) for x in camera.pixels(ahead, left, up)]
+        seen = (ahead > 0.12) & (camera.outside(*at) < 0.3) & (camera.outside(column, row) < 0.3)
+        unlike = (sample(sources, at[0].flatten(-2), at[1].flatten(-2)) - own[:, None]).abs().mean(dim=2).unflatten(-1, (self.D, HEIGHTS))
+        walls = (unlike * seen).sum(dim=-1) / seen.sum(dim=-1).clamp(min=1)
+
+        ahead, left = camera.seen_from(seen_from[:, :, None, None], camera.aside[:, None], camera.ground)  # (E, J, W, H)
+        at = list(camera.pixels(ahead, left, camera.height + camera.slope * camera.ground))
+        ground_seen = (ahead > 0.12) & (camera.outside(*at) < 0.3)
+        ground = (sample(sources, *at) - view.transpose(-1, -2)[:, None]).abs().mean(dim=2)
+        return walls, seen.sum(dim=-1) >= 2, ground, ground_seen
+
+    def features(self, view: Tensor, walls: Tensor, seen: Tensor, ground: Tensor, ground_seen: Tensor) -> Tensor:
+        """What the network sees of each column and depth: (E, 16, W, D)."""
+        camera, depth = self.camera, depths(self.D, device=view.device)
+        wall, count = best_half(walls, seen)
+        free, _ = self.before(*best_half(ground, ground_seen))
+        least = torch.where(seen, walls, torch.inf).amin(dim=1)
+        column = torch.arange(camera.size, device=view.device).float()[:, None].expand(-1, self.D)
+        colours = []  # around where a wall at that depth meets floor and ceiling
+        for edge in (0.0, camera.ceiling):
+            row = camera.pixels(depth, depth.new_zeros(()), depth.new_tensor(edge))[1]
+            for beside in (-1, 1):
+                at = (x.expand(len(view), camera.size, self.D) for x in (column, row + beside))
+                colours += sample(view, *at).sub(0.5).unbind(dim=1)
+        costs = [5 * wall, 5 * torch.where(count > 0, least, 0.5), count / seen.shape[1], 5 * free]
+        return torch.stack([*costs, *colours], dim=1)
+
+    def before(self, ground: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean difference (E, W, D) of those rows that show floor or ceiling before a wall at each depth, and how many are compared."""
+        depth = depths(self.D, device=ground.device)
+        shown, compared = (self.camera.ground < depth[:, None]).float(), (count > 0).float()
+        rows = compared @ shown.t()
+        return ((ground * compared) @ shown.t()) / rows.clamp(min=1), rows
+
+    def unlike(self, view: Tensor, pose: Tensor, sources: Tensor, source_poses: Tensor) -> Tensor:
+        """How unlike these sources are to the whole column if its wall lies at each depth, (E, W, D): what a right depth keeps small."""
+        walls, seen, ground, ground_seen = self.sweep(view, relative(pose[:, None], source_poses), sources)
+        wall, count = best_half(walls, seen)
+        before, rows = self.before(*best_half(ground, ground_seen))
+        upright = (self.camera.ground >= depths(self.D, device=view.device)[:, None]).sum(dim=-1) * (count > 0)
+        compared = rows + upright
+        return torch.where(compared > 0, (before * rows + wall * upright) / compared.clamp(min=1), 0.3)
+
+
+def best_half(unlike: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean over the better half of the sources that see something (E, J, ...), .5 where none does, and how many do: (E, ...) each."""
+    count = seen.sum(dim=1)
+    kept = (ALIKE * count).ceil()
+    ordered = torch.where(seen, unlike, torch.inf).sort(dim=1).values
+    rank = torch.arange(seen.shape[1], device=seen.device).reshape(-1, *[1] * (seen.dim() - 2))
+    best = torch.where(rank < kept[:, None], ordered, 0).sum(dim=1) / kept.clamp(min=1)
+    return torch.where(count > 0, best, 0.5), count
+
+
+def floor_plan(camera: Camera, poses: Tensor, p: Tensor, used: Tensor) -> Tensor:
+    """What all views say of each cell of the floor, summed: evidence that something stands there, and that nothing does.
+
+    poses (M, N, 3); p (M, N, W, D) of each column's depth; used (M, N) bool. Returns (M, 2, CELLS, CELLS), rows along y, around the origin.
+    """
+    depth = depths(p.shape[-1], device=p.device)
+    p = p * used[..., None, None]
+    along = torch.arange(0.1, FARTHEST, CELL, device=p.device)
+    beyond = p.flip(-1).cumsum(dim=-1).flip(-1) - p  # P(the wall lies farther)
+    place = (1 / NEAREST - 1 / along) / (1 / NEAREST - 1 / FARTHEST) * (p.shape[-1] - 1)
+    place = place.clamp(0, p.shape[-1] - 1.001)
+    low = place.floor().long()
+    beyond = beyond[..., low] + (place - low) * (beyond[..., low + 1] - beyond[..., low])
+    plan = p.new_zeros(2, len(p) * CELLS * CELLS)
+    for evidence, (weight, far) in enumerate(((p, depth), (beyond, along))):
+        x, y = camera.seen_from(poses[:, :, None, None], camera.aside[:, None], far)  # (M, N, W, D)
+        x, y = ((c / CELL + (CELLS - 1) / 2).clamp(0, CELLS - 1.001) for c in (x, y))
+        left, below = x.floor(), y.floor()
+        right_share, up_share = x - left, y - below
+        memory = torch.arange(len(p), device=p.device)[:, None, None, None]
+        cell = ((memory * CELLS + below.long()) * CELLS + left.long()).flatten()
+        for beside, above in ((0, 0), (1, 0), (0, 1), (1, 1)):
+            share = (right_share if beside else 1 - right_share) * (up_share if above else 1 - up_share)
+            plan[evidence].index_add_(0, cell + beside + CELLS * above, (weight * share).flatten())
+    return plan.unflatten(1, (len(p), CELLS, CELLS)).transpose(0, 1)
+
+
+def read(plan: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """A plan (M, 2, CELLS, CELLS) at places x, y (M, a, b): (M, 2, a, b)."""
+    return sample(plan, *(c / CELL + (CELLS - 1) / 2 for c in (x, y)))
+
+
+class Sight(nn.Module):
+    """log p(depth of a column | floor plan), over D depths, at any pose."""
+
+    def __init__(self, camera: Camera, D: int = 48, hidden: int = 16) -> None:
+        super().__init__()
+        self.camera, self.D = camera, D
+        layers: list[nn.Module] = []
+        for inputs, dilation in ((5, 1), (hidden, 1), (hidden, 2)):
+            layers += [nn.Conv2d(inputs, hidden, 3, padding=dilation, dilation=dilation), nn.SiLU()]
+        self.net = nn.Sequential(*layers, nn.Conv2d(hidden, 1, 3, padding=1))
+
+    def forward(self, plan: Tensor, s: Tensor) -> Tensor:
+        """plan (M, 2, CELLS, CELLS), s (M, Q, 3) -> (M, Q, W, D)."""
+        depth = depths(self.D, 0.15, s.device)
+        x, y = self.camera.seen_from(s[:, :, None, None], self.camera.aside[:, None], depth)  # (M, Q, W, D)
+        stands, free = read(plan, x.flatten(1, 2), y.flatten(1, 2)).unflatten(2, x.shape[1:3]).unbind(dim=1)
+        share = stands / (stands + free + 0.3)
+        passed = (1 - share.clamp(max=0.97)).log().cumsum(dim=-1)  # log P(nothing stands so far)
+        features = torch.stack([stands.log1p(), free.log1p(), 4 * share, passed / 3, (1 / depth - 2).expand_as(share)], dim=2)
+        logits: Tensor = self.net(features.flatten(0, 1))[:, 0]
+        return logits.log_softmax(dim=-1).unflatten(0, s.shape[:2])
+
+    def depth(self, plan: Tensor, s: Tensor) -> Tensor:
+        """The depth of each column, (M, Q, W): the mean of its inverse around the most probable."""
+        log_p = self(plan, s)
+        near = (torch.arange(self.D, device=s.device) - log_p.argmax(dim=-1, keepdim=True)).abs() <= 3
+        p = torch.where(near, log_p, -torch.inf).softmax(dim=-1)
+        return 1 / (p / depths(self.D, 0.15, s.device)).sum(dim=-1)
