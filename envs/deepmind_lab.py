@@ -119,6 +119,13 @@ class DeepMindLabEnv(gym.Env[Observation, int]):
         "content": ("level", "config", "renderer", "goal_radius", "goal_angle"),  # a model of another level knows this world's rules
     }
 
+    _seen: Observation  # what the engine showed last
+    _displacement: Floats | None
+    _world_steps: int
+    _task_steps: int
+    _goal: tuple[Floats, Frames] | None  # the pose and what was seen from it
+    _been: deque[tuple[Floats, Frames]]  # those of the walk, where the task is "goal"
+
     def __init__(
         self,
         *,
@@ -163,10 +170,10 @@ class DeepMindLabEnv(gym.Env[Observation, int]):
         self.level, self.frame_size, self.frame_skip, self.renderer, self.units = level, frame_size, frame_skip, renderer, units
         self.goal_radius, self.goal_angle, self.task, self.horizon = goal_radius, radians(goal_angle), task, horizon
         self.render_mode = render_mode
-        frame = spaces.Box(0, 255, (frame_size, frame_size, 3), np.uint8)
-        self.observation_space = spaces.Dict({"frame": frame, "goal": frame} if task == "goal" else {"frame": frame})
-        self.action_space = spaces.Discrete(len(self.table))
-
+        frame: Any = spaces.Box(0, 255, (frame_size, frame_size, 3), np.uint8)
+        shown: Any = spaces.Dict({"frame": frame, "goal": frame} if task == "goal" else {"frame": frame})
+        chosen_from: Any = spaces.Discrete(len(self.table))
+        self.observation_space, self.action_space = shown, chosen_from
         self._module = deepmind_lab
         self._lab: Any = None
         self._episode = 0  # of the level, since the last seed: a level may choose by it what it shows
@@ -254,8 +261,7 @@ class DeepMindLabEnv(gym.Env[Observation, int]):
         self._seen = self._lab.observations()
         self._world, self._walking, self._walked = True, walking, walking
         self._world_steps = self._task_steps = 0
-        self._goal: tuple[Floats, Frames] | None = None
-        self._been: deque[tuple[Floats, Frames]] = deque(maxlen=REMEMBERED)
+        self._goal, self._been = None, deque(maxlen=REMEMBERED)
         if self.task == "goal":
             self._been.append((self._pose(self._seen), self._seen[FRAMES]))
 
@@ -313,7 +319,7 @@ class DeepMindLabEnv(gym.Env[Observation, int]):
         return hypot(off[0], off[1]) <= self.goal_radius and abs(_wrapped(off[2])) <= self.goal_angle + 1e-9
 
     def _map_begun_anew(self, before: Observation) -> bool:
-        return AGE in before and bool(self._seen[AGE][0] <= before[AGE][0])
+        return AGE in before and bool(self._seen[AGE][0] < before[AGE][0] + self.frame_skip)
 
     def _jumped(self, before: Observation) -> bool:
         """Whether the agent is farther away than it can have walked."""
@@ -330,7 +336,8 @@ class DeepMindLabEnv(gym.Env[Observation, int]):
             return None
         n = self.frame_skip
         turn = radians(self._seen[SPIN][1]) * FRAME * n
-        first, last = before[SPEED][:2], _turned(*self._seen[SPEED][:2], turn)  # each is told in the agent's frame of its own time
+        first, (u, v) = before[SPEED][:2], self._seen[SPEED][:2]
+        last = _turned(u, v, turn)  # each is told in the agent's frame of its own time
         moved = FRAME * ((n - 1) / 2 * first + (n + 1) / 2 * last) / self.units  # a frame moves by the velocity that it ends with
         return np.array([*moved, _wrapped(turn)])
 

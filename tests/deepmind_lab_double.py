@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import random
+import weakref
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ FRAME = 0.016  # seconds of the engine's clock; 960 of its milliseconds are a se
 SPEED, FRICTION, ACCELERATION, STOP = 320.0, 6.0, 10.0, 100.0
 HALF, RADIUS, EYE, HEIGHT = 200.0, 15.0, 50.0, 150.0  # map units: half the room, the player, his eye, the walls
 
-_open: list[Lab] = []
+_open: weakref.WeakSet[Lab] = weakref.WeakSet()  # who is forgotten closes, as in the real one
 
 
 class Lab:
@@ -64,7 +65,7 @@ class Lab:
         assert settings.get("fps", "60") == "60", "the double knows 60 frames a second only"
         self._length = float(settings.get("episodeLengthSeconds", "90"))
         self._status, self._episode, self._frames = "uninitialized", 0, 0
-        _open.append(self)
+        _open.add(self)
 
     def observation_spec(self) -> list[dict[str, Any]]:
         shapes: dict[str, tuple[int, ...]] = {"RGB_INTERLEAVED": (self._height, self._width, 3), "MAP_FRAME_NUMBER": (1,)}
@@ -142,7 +143,7 @@ class Lab:
         if self._status == "closed":
             return False
         self._status = "closed"
-        _open.remove(self)
+        _open.discard(self)
         return True
 
     # ---- the room
