@@ -77,7 +77,7 @@ class DeepMindLabEnv(gym.Env[Observation, int]):
 
     ## Observation space
     `Dict(frame=Box(0, 255, (frame_size, frame_size, 3), uint8))`; task "goal" adds `goal`, the frame to find (black during a walk). The
-    engine shows nothing once an episode of the level is over, so the last step's frame is then the one before it.
+    engine shows nothing once an episode of the level is over, so the last step's frame and pose are then those before it.
 
     ## Rewards and episode end
     Task "level": the level's own reward, and termination where its episode ends. None: no reward. "goal": 1 and termination on arrival
@@ -116,6 +116,7 @@ class DeepMindLabEnv(gym.Env[Observation, int]):
         "render_modes": ["rgb_array"],
         "render_fps": 15,
         "start": "anywhere",
+        "returns_home": False,  # a task in the same world goes on from where the agent stands
         "content": ("level", "config", "renderer", "goal_radius", "goal_angle"),  # a model of another level knows this world's rules
     }
 
@@ -158,6 +159,8 @@ class DeepMindLabEnv(gym.Env[Observation, int]):
         ):
             if not least <= given <= most:
                 raise ValueError(f"{name} must be at least {least:g} and at most {most:g}, got {given!r}")
+        if frame_size % 1 or frame_skip % 1:
+            raise ValueError(f"frame_size and frame_skip must be whole numbers, got {frame_size!r} and {frame_skip!r}")
         for name, chosen, known in (
             ("renderer", renderer, ("software", "hardware")),
             ("task", task, ("level", "goal", None)),
@@ -167,10 +170,11 @@ class DeepMindLabEnv(gym.Env[Observation, int]):
                 raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {chosen!r}")
         self.config = _checked_config(config or {})
         self.table = _checked_table(actions)
-        self.level, self.frame_size, self.frame_skip, self.renderer, self.units = level, frame_size, frame_skip, renderer, units
+        self.level, self.renderer, self.units = level, renderer, units
+        self.frame_size, self.frame_skip = int(frame_size), int(frame_skip)  # the engine takes Python's own integers
         self.goal_radius, self.goal_angle, self.task, self.horizon = goal_radius, radians(goal_angle), task, horizon
         self.render_mode = render_mode
-        frame: Any = spaces.Box(0, 255, (frame_size, frame_size, 3), np.uint8)
+        frame: Any = spaces.Box(0, 255, (self.frame_size, self.frame_size, 3), np.uint8)
         shown: Any = spaces.Dict({"frame": frame, "goal": frame} if task == "goal" else {"frame": frame})
         chosen_from: Any = spaces.Discrete(len(self.table))
         self.observation_space, self.action_space = shown, chosen_from

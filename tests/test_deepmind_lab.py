@@ -591,6 +591,7 @@ class TestArguments:
         [
             ({"frame_size": 2}, "frame_size must be at least 4"),
             ({"frame_skip": 0}, "frame_skip must be at least 1"),
+            ({"frame_skip": 2.5}, "must be whole numbers"),
             ({"units": 0}, "units must be at least 0.001"),
             ({"units": float("nan")}, "units"),
             ({"goal_radius": -1}, "goal_radius"),
