@@ -374,7 +374,7 @@ class DeepMindLabEnv(gym.Env[Observation, int]):
     def _info(self) -> Info:
         info: Info = {"phase": "walk" if self._walking else "task", "world_steps": self._world_steps}
         if self._displacement is not None:
-            info["displacement"] = self._displacement.copy()
+            info["displacement"] = self._displacement
         if PLACE in self._seen:
             info["pose"] = self._pose(self._seen)
         return info | ({"goal_pose": self._goal[0].copy()} if self._goal else {})
@@ -393,9 +393,7 @@ def make_vector(
     `max_episode_steps` is what `make_vec` hands over; the smaller of it and `horizon` counts.
     """
     limit = min((limit for limit in (horizon, max_episode_steps) if limit is not None), default=None)
-    create = partial(DeepMindLabEnv, horizon=limit, **kwargs)
-    create()  # so that wrong arguments and a missing module are told from here
-    return AsyncVectorEnv([create] * num_envs, autoreset_mode=autoreset_mode)
+    return AsyncVectorEnv([partial(DeepMindLabEnv, horizon=limit, **kwargs)] * num_envs, autoreset_mode=autoreset_mode)
 
 
 def _checked_table(actions: Sequence[Sequence[int]]) -> NDArray[np.intc]:

@@ -29,6 +29,7 @@ LEVELS = {
     "room_without_poses": VELOCITIES,
     "room_without_either": (),
     "room_with_a_goal": (*POSES, *VELOCITIES),  # 10 points in its east, where the map begins anew
+    "room_with_a_goal_without_poses": VELOCITIES,
     "room_with_a_teleporter": (*POSES, *VELOCITIES),  # from its east to its west
 }
 DEGREES = 0.1056  # a pixel and frame
@@ -169,10 +170,10 @@ class Lab:
         inside = np.clip(to, RADIUS - HALF, HALF - RADIUS)
         self._velocity = np.where(inside == to, self._velocity, 0.0)
         self._place = inside
-        if inside[0] > 100 and self._level == "room_with_a_goal":
+        if inside[0] > 100 and "goal" in self._level:
             self._load_map()
             return 10.0
-        if inside[0] > 100 and self._level == "room_with_a_teleporter":
+        if inside[0] > 100 and "teleporter" in self._level:
             self._place = self._place - np.array([200.0, 0.0])
         return 0.0
 

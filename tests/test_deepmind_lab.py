@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import subprocess
 import sys
 import warnings
@@ -247,9 +248,9 @@ class TestActions:
     def test_turns_add_up_to_a_circle(self) -> None:
         env = made(actions=[[-375, 0, 0, 0, 0, 0, 0]], frame_skip=1)  # 39.6 degrees; a hundred are eleven circles
         _, start = env.reset(seed=0)
-        *_, last = [env.step(0)[-1] for _ in range(100)]
-        assert last["displacement"][2] == pytest.approx(radians(39.6))
-        assert sin((last["pose"] - start["pose"])[2]) == pytest.approx(0, abs=1e-9)
+        infos = [env.step(0)[-1] for _ in range(100)]
+        assert [info["displacement"][2] for info in infos] == pytest.approx([radians(39.6)] * 100)
+        assert sin((infos[-1]["pose"] - start["pose"])[2]) == pytest.approx(0, abs=1e-9)
 
 
 class TestDisplacement:
@@ -318,7 +319,7 @@ class TestDisplacement:
 
     def test_a_jump_is_no_displacement(self) -> None:
         """Neither a teleporter's nor a new map's, but the next step's is told again."""
-        for level, reward in (("room_with_a_teleporter", 0), ("room_with_a_goal", 10)):
+        for level, reward in (("room_with_a_teleporter", 0), ("room_with_a_goal", 10), ("room_with_a_goal_without_poses", 10)):
             env = made(level)
             env.reset(seed=0)
             placed(env, x=85)
@@ -326,7 +327,6 @@ class TestDisplacement:
             jumped = [i for i, (*_, info) in enumerate(told) if "displacement" not in info]
             assert len(jumped) == 1 < jumped[0] + 1 < 4
             assert [step[1] for step in told] == [reward if i in jumped else 0 for i in range(4)]
-            assert all("pose" in info for *_, info in told)
             env.close()
 
 
@@ -357,8 +357,9 @@ class TestEnds:
         env = made(horizon=3)
         env.reset(seed=0, options=WALK)
         assert not any(env.step(LEFT)[3] for _ in range(6))
-        env.reset(options=SAME)
-        assert [env.step(LEFT)[2:4] for _ in range(3)] == [(False, False)] * 2 + [(False, True)]
+        for _ in range(2):
+            env.reset(options=SAME)
+            assert [env.step(LEFT)[2:4] for _ in range(3)] == [(False, False)] * 2 + [(False, True)]
         endless = made(horizon=None, config={"episodeLengthSeconds": "600"})
         env.close()
         endless.reset(seed=0)
@@ -412,6 +413,7 @@ class TestWalks:
         [
             ("room", SHORT, "after 8 steps of it the level 'room' ended its episode.*episodeLengthSeconds"),
             ("room_with_a_goal", {}, "put the agent elsewhere"),
+            ("room_with_a_goal_without_poses", {}, "put the agent elsewhere"),
             ("room_with_a_teleporter", {}, "put the agent elsewhere"),
         ],
     )
@@ -450,6 +452,7 @@ class TestGoals:
         env = made(task="goal")
         observation, info = env.reset(seed=0, options=WALK)
         seen = [(info["pose"], observation["frame"])]
+        placed(env, *env._lab._place, yaw=130)  # a yaw of 180 is among the goals
         for _ in range(12):
             observation, *_, info = env.step(LEFT)
             seen.append((info["pose"], observation["frame"]))
@@ -467,6 +470,14 @@ class TestGoals:
                     break
             assert terminated
         assert len(goals) > 3
+
+    def test_a_long_walk_is_remembered_by_its_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(adapter, "REMEMBERED", 3)
+        env = made(task="goal")
+        env.reset(seed=0, options=WALK)
+        poses = [env.step(LEFT)[-1]["pose"][2] for _ in range(20)]
+        goals = {env.reset(options=SAME)[1]["goal_pose"][2] for _ in range(20)}
+        assert goals == {poses[-3]}  # of the last three those that are not within 12.7 degrees
 
     def test_the_place_counts_too(self) -> None:
         env = self.walked(goal_radius=0.05)
@@ -509,6 +520,30 @@ class TestGoals:
 
 
 class TestTheModule:
+    def printed(self, code: str, folder: Path) -> str:
+        """What is printed in a fresh process, since a fork of one that has threads warns."""
+        start = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import deepmind_lab_double
+deepmind_lab_double.LEVELS["seekavoid_arena_01"] = deepmind_lab_double.LEVELS["room"]
+sys.modules["deepmind_lab"] = deepmind_lab_double
+"""
+        run = subprocess.run([sys.executable, "-W", "error", "-c", start + code], cwd=folder, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+        return run.stdout
+
+    def test_the_documentation_runs(self, tmp_path: Path) -> None:
+        text = (Path(__file__).parents[1] / "docs" / "deepmind_lab.md").read_text()
+        one, many = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+        code = f"{one}print(observation['goal'].any())\n{many}print({{name: array.shape for name, array in np.load('walks.npz').items()}})"
+        assert "num_envs=8" in code
+        assert "range(255)" in code
+        assert self.printed(code.replace("num_envs=8", "num_envs=2").replace("range(255)", "range(30)"), tmp_path).splitlines() == [
+            "True",
+            "{'frames': (2, 31, 32, 32, 3), 'actions': (2, 30), 'displacements': (2, 30, 3)}",
+        ]
+
     def test_it_is_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "deepmind_lab", None)
         for make in (DeepMindLabEnv, lambda: gym.make(NAME), lambda: gym.make_vec(NAME, num_envs=2)):
@@ -547,12 +582,7 @@ class TestTheModule:
         made().reset()
 
     def test_make_vec_gives_every_row_a_process(self, tmp_path: Path) -> None:
-        """In a fresh process, since a fork of one with threads warns."""
         code = f"""
-import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-import deepmind_lab_double
-sys.modules["deepmind_lab"] = deepmind_lab_double
 import gymnasium as gym, numpy as np, gtmsm_env
 envs = gym.make_vec("{NAME}", num_envs=2, level="room", horizon=5, max_episode_steps=3, autoreset_mode="SameStep")
 assert not deepmind_lab_double._open  # no engine in this process
@@ -574,9 +604,7 @@ for row, action in enumerate((0, 6)):
     print(all(np.array_equal(one["frame"], frame[row]) for one, frame in zip(told, frames)))
     env.close()
 """
-        run = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True)
-        assert run.returncode == 0, run.stderr
-        assert run.stdout.splitlines() == [
+        assert self.printed(code, tmp_path).splitlines() == [
             "(2, 32, 32, 3) ['walk' 'walk'] (2, 3) [ True  True]",
             *["[False False] [False False]"] * 4,
             "[ True  True] True AutoresetMode.SAME_STEP",
