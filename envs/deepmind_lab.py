@@ -288,16 +288,14 @@ class DeepMindLabEnv(gym.Env[Observation, int]):
 
     def _begin_task(self) -> None:
         """Begin a task where the agent stands, with a goal from the walk."""
+        if self.task == "goal":
+            goals = [(pose, frame) for pose, frame in self._been if not self._at(pose) and not np.array_equal(frame, self._seen[FRAMES])]
+            if not goals:
+                raise ValueError(
+                    "a goal is a frame seen on the walk from a pose unlike the agent's, and the walk came to none; walk longer"
+                )
+            self._goal = goals[self.np_random.integers(len(goals))]
         self._walking, self._task_steps = False, 0
-        if self.task != "goal":
-            return
-        goals = [(pose, frame) for pose, frame in self._been if not self._at(pose) and not np.array_equal(frame, self._seen[FRAMES])]
-        if not goals:
-            raise ValueError(
-                f"a goal is a frame seen on the walk from a pose unlike the agent's, and the walk of {len(self._been) - 1} steps came to "
-                "none; walk longer"
-            )
-        self._goal = goals[self.np_random.integers(len(goals))]
 
     def _go_on_walking(self, running: bool, put: bool) -> None:
         """Remember where the walk has come to. RuntimeError when the level has interrupted it."""
