@@ -35,6 +35,11 @@ register(
     kwargs={"rooms": [2, 4]},
 )
 register(
+    id="GTMSM-DeepMindLab-v0",
+    entry_point="gtmsm_env.envs.deepmind_lab:DeepMindLabEnv",
+    vector_entry_point="gtmsm_env.envs.deepmind_lab:make_vector",
+)
+register(
     id="GTMSM-Dream-v0",
     entry_point="gtmsm_env.dream:DreamEnv",
     vector_entry_point="gtmsm_env.dream:DreamVectorEnv",

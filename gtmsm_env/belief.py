@@ -80,8 +80,9 @@ class BeliefWrapper(gym.Wrapper[Observation, Any, Observation, Any], RecordConst
 
     At the first reset and after every `episodes_per_walk` others, a new world is explored for `walk_steps` frames and remembered; the
     episode then begins where the walk ended. Every step is tracked from its action, and a place not seen on the walk is remembered
-    when it is first come to. A reset in the same world takes the belief back to the walk's end and keeps the memory. `goal_state` is
-    where the goal frame's encoding was seen. `novelty` is told as it was on arrival, before the place was remembered.
+    when it is first come to. A reset in the same world takes the belief back to the walk's end and keeps the memory; where the world's
+    metadata["returns_home"] is False, the agent goes on from where it stands, and so does the belief. `goal_state` is where the goal
+    frame's encoding was seen. `novelty` is told as it was on arrival, before the place was remembered.
 
     ## Arguments
     `model`: a shipped model's name, a path, or a `GTMSM`, by default the one that ships for the world; `observation`: "belief" adds the
@@ -142,7 +143,8 @@ class BeliefWrapper(gym.Wrapper[Observation, Any, Observation, Any], RecordConst
         self._left -= 1
         observation, info = self.env.reset(options={**(options or {}), "phase": "task", "world": "same"})
         _check_same_world(info.get("phase") != "task", "phase" in info, info.get("world_steps", -1), self.walk_steps - 1)
-        self._now = replace(self._home, memory=self._now.memory)
+        if self.env.metadata.get("returns_home", True):
+            self._now = replace(self._home, memory=self._now.memory)
         self._goal = None
         if self._goals:
             self._goal = self.model.locate(self._tensor(observation["goal"]), self._now.memory).s_mean[0]

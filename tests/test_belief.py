@@ -53,6 +53,37 @@ def test_the_belief_is_where_the_agent_is() -> None:
         assert info["world_steps"] == before + (63 if episode % 2 else 0)
 
 
+def test_the_belief_goes_on_where_the_agent_does() -> None:
+    """In a world that cannot take the agent home, as DeepMind Lab."""
+
+    class Onward(gym.Wrapper[Any, Any, Any, Any]):
+        place: Any = None
+
+        def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+            on = {"position": self.place} if options == {"phase": "task", "world": "same"} and self.place is not None else {}
+            return self.env.reset(seed=seed, options={**options, **on})
+
+        def step(self, action: Any) -> Any:
+            told = self.env.step(action)
+            self.place = told[-1]["position"] if told[-1]["phase"] == "task" else None
+            return told
+
+    world = Onward(gym.make(WORLD))
+    world.metadata = {**world.metadata, "returns_home": False}
+    env = BeliefWrapper(world, MODEL, walk_steps=64, episodes_per_walk=3)
+    env.action_space.seed(0)
+    homes = set()
+    for episode in range(7):
+        observation, info = env.reset(seed=None if episode else 0)
+        homes.add(tuple(info["position"].tolist()))
+        for _ in range(10):
+            assert np.allclose(observation["state"], info["position"] - 4)
+            observation, _, terminated, _, info = env.step(env.action_space.sample())
+            if terminated:
+                break
+    assert len(homes) > 4  # of three walks
+
+
 def test_a_place_is_remembered_when_it_is_first_come_to() -> None:
     env = scalar(walk_steps=4, episodes_per_walk=None)
     env.action_space.seed(1)

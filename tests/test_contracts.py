@@ -20,7 +20,8 @@ from gymnasium.vector import AutoresetMode
 import gtmsm_env  # noqa: F401  registers the environments
 
 WORLD, DREAM = "GTMSM-ImageNavigation-v0", "GTMSM-Dream-v0"
-IDS = sorted(name for name in gym.registry if name.startswith("GTMSM-"))
+BUILT = {"GTMSM-DeepMindLab-v0": "deepmind_lab"}  # their modules are on no package index; tests/test_deepmind_lab.py has a double
+IDS = sorted(name for name in gym.registry if name.startswith("GTMSM-") and name not in BUILT)
 SHORT: dict[str, dict[str, Any]] = {DREAM: {"walk_steps": 48, "episodes_per_walk": 2}}  # quicker walks
 VARIANTS = [
     *((name, SHORT.get(name, {})) for name in IDS),
@@ -136,6 +137,14 @@ def test_a_dream_has_the_spaces_of_its_world() -> None:
         assert dream.observation_space == world.observation_space
         assert dream.single_action_space == world.single_action_space
         assert gym.make(DREAM, world_kwargs=own, **own).observation_space == gym.make(WORLD, **own).observation_space
+
+
+@pytest.mark.parametrize(("name", "module"), BUILT.items())
+def test_without_its_module_an_environment_says_how_to_get_it(name: str, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    for make in (lambda: gym.make(name), lambda: gym.make_vec(name, num_envs=2)):
+        with pytest.raises(ModuleNotFoundError, match=f"`{module}` is on no package index.*pip install"):
+            make()
 
 
 # ---------------------------------------------------------------- batches

@@ -41,7 +41,7 @@ print(*names, *{name.partition(".")[0] for name in sys.modules})
 
 
 def test_every_environment_is_registered() -> None:
-    names = ("Dream", "ImageNavigation", "Labyrinth", "LabyrinthRooms", "LabyrinthRotate", "ObstacleGrid")
+    names = ("DeepMindLab", "Dream", "ImageNavigation", "Labyrinth", "LabyrinthRooms", "LabyrinthRotate", "ObstacleGrid")
     assert sorted(f"GTMSM-{name}-v0" for name in names) == IDS
 
 
