@@ -15,7 +15,7 @@ from typing import Any, Literal
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.error import ResetNeeded
+from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 
 from gtmsm_env.envs.first_person import COMMANDS, KEYS, REDRAWS, REMEMBERED, at_goal, check_between, check_one_of, check_phase, wrapped
 from gtmsm_env.envs.procedural import LENGTHS
@@ -31,8 +31,8 @@ WIDTH, SIDE = 256, 192  # pixels drawn, of which the middle square is kept
 WIDE = 106  # degrees over that width; the engine takes whole ones
 FIELD_OF_VIEW = math.degrees(2 * math.atan(SIDE / WIDTH * math.tan(math.radians(WIDE / 2))))  # of the square: 89.7
 KEPT = 0.90625  # of the velocity after each tic (Doom's friction)
-PUSH = 1 / 32  # of Doom's units a tic, gained in a tic for each unit of its "forward move"
-STRONGEST = 50  # of its forward moves
+PUSH = 1 / 32  # of Doom's units a tic, which a tic adds to the velocity by a "forward move" of 1
+STRONGEST = 50  # forward move
 FROZEN = 8  # tics for which the engine lets no agent move that has just come
 CIRCLE = 65536  # the smallest turns in a circle
 
@@ -72,7 +72,8 @@ class VizDoomEnv(gym.Env[Observation, int]):
     ## Information
     `pose` (x, y, heading) in units and radians, from east over north; `velocity` (ahead, left) in units a step, in the agent's frame;
     `displacement` (ahead, left, turn) of the last step in the agent's frame before it, a target for training and never an input;
-    `goal_pose`; `room`, its number in the split; `world_steps`, the steps walked in this world so far; `phase`, "walk" or "task".
+    `goal_pose`; `room`, its number in the split; `world_steps`, the steps walked in this world so far; `phase`, "walk" or "task". The
+    engine does not tell whether something was in the way.
 
     ## Arguments
     `split`: "train", "validation" or "test", which share no room; `frame_size` in pixels, a divisor of 192; `frame_skip`, the engine's tics
@@ -120,8 +121,12 @@ class VizDoomEnv(gym.Env[Observation, int]):
         check_one_of("split", split, tuple(LENGTHS))
         check_one_of("frame_size", frame_size, [size for size in range(4, SIDE + 1) if SIDE % size == 0])
         check_one_of("frame_skip", frame_skip, range(1, 36))
-        check_between("speed", speed, 0, STRONGEST * PUSH * frame_skip / (1 - KEPT) / UNIT)
-        check_between("turn", turn, 0, 90)
+        slowest = PUSH * frame_skip / (1 - KEPT) / UNIT  # units a step, by a forward move of 1; the engine takes whole ones
+        least = 360 / CIRCLE * frame_skip  # degrees a step
+        if speed != 0:
+            check_between("speed, where not 0,", speed, slowest, STRONGEST * slowest)
+        if turn != 0:
+            check_between("turn, where not 0,", turn, least, 90)
         check_between("goal_radius", goal_radius, 0)
         check_between("goal_angle", goal_angle, turn / 2, 180)  # half a turn, so that the agent can come to face every heading
         check_one_of("task", task, ("goal", None))
@@ -130,13 +135,10 @@ class VizDoomEnv(gym.Env[Observation, int]):
             check_between("horizon", horizon, 1)
         self.split, self.frame_size, self.frame_skip, self.task, self.render_mode = split, frame_size, frame_skip, task, render_mode
         self.goal_radius, self.goal_angle = goal_radius, math.radians(goal_angle)
-        smallest = round(turn / 360 * CIRCLE / frame_skip)  # turns a tic
-        self.turn = smallest * frame_skip * 2 * math.pi / CIRCLE  # radians a step
         self.horizon = horizon
-        fastest = PUSH * frame_skip / (1 - KEPT) / UNIT  # units a step, by one of the engine's forward moves, of which it takes whole ones
-        strength = round(speed / fastest)
-        self.speed = strength * fastest
-        self._moves = [[strength * ahead, -strength * left, _looking(int(smallest * look))] for ahead, left, look in COMMANDS]
+        strength, turns = round(speed / slowest), round(turn / least)
+        self.speed, self.turn = strength * slowest, math.radians(turns * least)  # units and radians a step
+        self._moves = [[strength * ahead, -strength * left, _looking(int(turns * look))] for ahead, left, look in COMMANDS]
 
         frame = spaces.Box(0, 255, (frame_size, frame_size, 3), np.uint8)
         self.observation_space = spaces.Dict({"frame": frame, "goal": frame} if task else {"frame": frame})  # type: ignore[assignment]
@@ -157,6 +159,8 @@ class VizDoomEnv(gym.Env[Observation, int]):
 
     def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[Observation, Info]:
         """Begin an episode or a walk; see the class for options and errors."""
+        if not self._finish.alive:
+            raise ClosedEnvironmentError("this environment was closed, and its engine has ended: make another")
         super().reset(seed=seed)
         given = dict(options or {})
         phase, world = given.pop("phase", "task"), given.pop("world", "new")
@@ -210,6 +214,15 @@ class VizDoomEnv(gym.Env[Observation, int]):
         truncated = self.horizon is not None and self._task_steps >= self.horizon and not arrived
         self._ended = arrived or truncated
         return self._observation(), float(arrived), arrived, truncated, self._info()
+
+    def steps_to_goal(self) -> int:
+        """A bound from below of the steps to the goal: at top speed, or just turning. ResetNeeded where there is no goal."""
+        if not self._has_goal:
+            raise ResetNeeded("steps_to_goal needs a goal: reset with task='goal' and outside the walk phase")
+        far, turning = math.dist(self._pose[:2], self._goal[:2]), abs(float(wrapped(self._pose[2] - self._goal[2])))
+        walks = max(far - self.goal_radius, 0) / self.speed if self.speed else 0.0
+        turns = max(turning - self.goal_angle, 0) / self.turn if self.turn else 0.0
+        return math.ceil(max(walks, turns) - 1e-6)
 
     def render(self) -> Frames | None:
         """What the engine draws, twice as large; None without a render_mode."""

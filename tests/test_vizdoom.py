@@ -14,7 +14,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.error import ResetNeeded
+from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
@@ -300,14 +300,18 @@ class TestTheWorld:
             assert info["pose"] == pytest.approx(start, abs=1e-4)
             assert info["goal_pose"] == pytest.approx(goal)
             assert np.array_equal(observation["goal"], env.look(goal))
-            for _ in range(12):
+            least = env.steps_to_goal()
+            assert least == 5  # .7 units at .15 a step
+            for step in range(1, 13):
                 _, reward, terminated, truncated, info = env.step(FORWARD)
                 near = hypot(*(info["pose"] - goal)[:2]) <= 0.3
                 assert (reward, terminated, truncated) == ((1, True, False) if near and arrives else (0, False, False))
                 if near:
+                    assert step >= least
                     break
             assert near
-        env.reset(seed=0, options={"room": 5, "pose": start, "goal": goal})
+        env.reset(options={"room": 5, "pose": start, "goal": (*start[:2], start[2] + 2 * TURN + radians(12.8))})
+        assert env.steps_to_goal() == 3
         env.close()
 
     def test_the_same_frame_is_the_goal_wherever_it_is_seen(self) -> None:
@@ -321,7 +325,7 @@ class TestTheWorld:
 
     def test_the_horizon_and_the_order_of_calls(self) -> None:
         env = VizDoomEnv(horizon=3)
-        for call in (lambda: env.step(0), lambda: env.reset(options=SAME), lambda: env.look(np.ones(3))):
+        for call in (lambda: env.step(0), lambda: env.reset(options=SAME), lambda: env.look(np.ones(3)), env.steps_to_goal):
             with pytest.raises(ResetNeeded):
                 call()
         env.reset(seed=0)
@@ -334,6 +338,10 @@ class TestTheWorld:
             with pytest.raises(ValueError, match="integer from 0 to 7"):
                 env.step(action)  # type: ignore[arg-type]
         env.close()
+        with pytest.raises(ResetNeeded):
+            env.step(0)
+        with pytest.raises(ClosedEnvironmentError, match="make another"):
+            env.reset()
 
     def test_what_the_human_sees(self) -> None:
         env = VizDoomEnv(frame_size=192, render_mode="rgb_array")
@@ -352,9 +360,10 @@ class TestTheWorld:
             ({"split": "all"}, "split must be one of 'train', 'validation', 'test'"),
             ({"frame_size": 30}, "frame_size must be one of 4, 6, 8"),
             ({"frame_skip": 0}, "frame_skip must be one of"),
-            ({"speed": 0.9}, "speed must be at least 0 and at most 0.833"),
+            ({"speed": 0.9}, "speed, where not 0, must be at least 0.0166667 and at most 0.833"),
             ({"speed": float("nan")}, "speed"),
-            ({"turn": -1}, "turn must be at least 0"),
+            ({"speed": 0.01}, "speed, where not 0"),
+            ({"turn": -1}, "turn, where not 0, must be at least 0.0219727 and at most 90"),
             ({"goal_radius": -0.1}, "goal_radius"),
             ({"goal_angle": 4}, "goal_angle must be at least 4.224"),
             ({"task": "reward"}, "task must be one of 'goal', None"),
