@@ -110,6 +110,16 @@ class TestWhatIsSeen:
         assert number < 40
         env.close()
 
+    def test_what_is_seen_on_the_move_is_what_is_seen_at_rest(self) -> None:
+        """From the same pose: a walking agent's view does not bob."""
+        env = VizDoomEnv(frame_size=192, task=None, speed=0.4)
+        env.reset(seed=0, options={"room": 1, **at(0.5, 1.75, 0.1)})
+        for _ in range(8):
+            observation, *_, info = env.step(FORWARD)
+            off = np.abs(observation["frame"].astype(int) - env.look(info["pose"])).max(axis=-1)
+            assert (off > 0).mean() < 0.01
+        env.close()
+
     def test_rooms(self) -> None:
         assert build("train", 7) == build("train", 7)
         assert len({build(*which) for which in (("train", 7), ("train", 8), ("validation", 7), ("test", 7))}) == 4
