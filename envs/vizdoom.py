@@ -350,7 +350,7 @@ def _begin(game: vizdoom.DoomGame, folder: Path) -> None:
     settings = folder / "engine.ini"
     settings.write_text("".join(f"[{name}.AutoExec]\n" for name in GAMES))  # or else it makes a folder for them where the user works
     game.set_doom_config_path(str(settings))
-    game.add_game_args(f"-file {folder} +movebob 0 +stillbob 0")  # the view does not bob
+    game.add_game_args(f"-file {folder} +movebob 0")  # the view does not bob
     game.set_doom_map("map01")
     game.set_window_visible(False)
     game.set_sound_enabled(False)
