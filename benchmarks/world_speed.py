@@ -4,6 +4,7 @@
 
 Random actions. "free": task=None and no horizon, so nothing ever ends. "walk": the walk phase of the goal task. "task": the goal task
 as made by default, with next-step autoreset, each new world painted or taken from the source's cache. Each figure is the best of three.
+GTMSM-VizDoom-v0 has no batch of its own but Gymnasium's, in either column; take few --rows, as each is a process.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from gtmsm_env.envs.labyrinth_physics import ACTIONS
+from gtmsm_env.envs.first_person import ACTIONS, KEYS
 from gtmsm_env.envs.labyrinth_vector import LabyrinthVectorEnv
 from gtmsm_env.vector import Frames, Info, Observation, row_0
 
@@ -139,9 +139,8 @@ class LabyrinthEnv(gym.Env[Observation, int]):
         return drawn[0] if drawn else None
 
     def get_keys_to_action(self) -> dict[tuple[str, ...], int]:
-        """Keys for `gymnasium.utils.play`: w, s walk, a, d strafe, q, e look. There is no action that does nothing: no key looks left."""
-        keys = {("w",): 0, ("s",): 1, ("a",): 2, ("d",): 3, ("q",): 4, ("e",): 5, ("q", "w"): 6, ("e", "w"): 7}
-        return {**keys, (): 4}
+        """Keys for `gymnasium.utils.play`; see `KEYS`."""
+        return dict(KEYS)
 
     @staticmethod
     def _told(observation: Observation, info: Info) -> tuple[Observation, Info]:

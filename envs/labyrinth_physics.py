@@ -21,21 +21,11 @@ from typing import Any
 
 import numpy as np
 
+from gtmsm_env.envs.first_person import ACTIONS as ACTIONS
+from gtmsm_env.envs.first_person import COMMANDS
 from gtmsm_env.envs.labyrinth_compiled import compiled
 from gtmsm_env.envs.labyrinth_rooms import RADIUS, Integers, Rooms
 from gtmsm_env.vector import Flags, Floats
-
-ACTIONS: dict[str, tuple[int, int, int]] = {  # forward, to the left, turn to the left; DeepMind Lab agents have these eight and "fire"
-    "forward": (1, 0, 0),
-    "backward": (-1, 0, 0),
-    "strafe left": (0, 1, 0),
-    "strafe right": (0, -1, 0),
-    "look left": (0, 0, 1),
-    "look right": (0, 0, -1),
-    "forward and look left": (1, 0, 1),
-    "forward and look right": (1, 0, -1),
-}
-COMMANDS = np.array(list(ACTIONS.values()), np.float64)
 
 PUSH, KEPT = 0.6, 0.7  # of "smooth": a steady walk is at .826 of the top speed, and a coasting agent loses a third of it a step
 FRAMES, ACCELERATION, FRICTION, STOP = 4, 10 / 60, 6 / 60, 100 / 320  # of "lab": a step; a frame each; in top speeds

@@ -17,8 +17,9 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from gtmsm_env.envs.first_person import ACTIONS, REDRAWS, REMEMBERED, at_goal, check_between, check_one_of, check_phase, wrapped
 from gtmsm_env.envs.labyrinth_map import map_from_above
-from gtmsm_env.envs.labyrinth_physics import ACTIONS, move
+from gtmsm_env.envs.labyrinth_physics import move
 from gtmsm_env.envs.labyrinth_raycaster import draw
 from gtmsm_env.envs.labyrinth_rooms import HEIGHT, RADIUS, Integers, Rooms, build
 from gtmsm_env.envs.procedural import LENGTHS
@@ -26,8 +27,6 @@ from gtmsm_env.vector import BatchedRows, Flags, Floats, Frames, Info, Observati
 
 PHYSICS = ("smooth", "lab")
 MOST_ROOMS = 9
-REMEMBERED = 1024  # the last poses of a walk, of which one becomes a goal
-REDRAWS = 100  # poses drawn before a reset gives up
 
 
 class LabyrinthVectorEnv(BatchedRows):
@@ -68,21 +67,21 @@ class LabyrinthVectorEnv(BatchedRows):
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
     ) -> None:
-        _between("num_envs", num_envs, 1)
-        _one_of("split", split, tuple(LENGTHS))
-        _one_of("physics", physics, PHYSICS)
-        _one_of("task", task, ("goal", None))
-        _one_of("render_mode", render_mode, (None, *self.metadata["render_modes"]))
-        _between("frame_size", frame_size, 4, 1024)
-        _between("field_of_view", field_of_view, 20, 150)
-        _between("camera_height", camera_height, 0.1, HEIGHT - 0.1)
-        _between("speed", speed, 0, RADIUS)  # a faster agent might jump over what it should meet
-        _between("turn", turn, 0, 90)
-        _between("goal_radius", goal_radius, 0)
-        _between("goal_angle", goal_angle, turn / 2, 180)  # half a turn, so that the agent can come to face every heading
+        check_between("num_envs", num_envs, 1)
+        check_one_of("split", split, tuple(LENGTHS))
+        check_one_of("physics", physics, PHYSICS)
+        check_one_of("task", task, ("goal", None))
+        check_one_of("render_mode", render_mode, (None, *self.metadata["render_modes"]))
+        check_between("frame_size", frame_size, 4, 1024)
+        check_between("field_of_view", field_of_view, 20, 150)
+        check_between("camera_height", camera_height, 0.1, HEIGHT - 0.1)
+        check_between("speed", speed, 0, RADIUS)  # a faster agent might jump over what it should meet
+        check_between("turn", turn, 0, 90)
+        check_between("goal_radius", goal_radius, 0)
+        check_between("goal_angle", goal_angle, turn / 2, 180)  # half a turn, so that the agent can come to face every heading
         for name, limit in (("horizon", horizon), ("max_episode_steps", max_episode_steps)):
             if limit is not None:
-                _between(name, limit, 1)
+                check_between(name, limit, 1)
         try:
             fewest, most = (index(bound) for bound in rooms)
         except (TypeError, ValueError):
@@ -174,7 +173,9 @@ class LabyrinthVectorEnv(BatchedRows):
     def _begin(self, rows: Integers, options: dict[str, Any]) -> None:
         phase, world = options.pop("phase", "task"), options.pop("world", "new")
         chosen: dict[str, Any] = {name: self._chosen(rows, name, options.pop(name)) for name in ("room", "pose", "goal") if name in options}
-        self._check_reset(rows, phase, world, chosen, unknown=list(options))
+        check_phase(phase, world, list(chosen), list(options), goals=self.task is not None)
+        if world == "same" and not self._ready[rows].all():
+            raise ResetNeeded("world 'same' needs a world: reset without it first")
         if world == "new":
             self._ready[rows] = False
             self._build(rows, chosen.get("room"))
@@ -205,9 +206,7 @@ class LabyrinthVectorEnv(BatchedRows):
 
     def _at_goal(self, pose: Floats, goal: Floats) -> Flags:
         """Whether poses (..., 3) are within the tolerance of goals (..., 3)."""
-        near = np.hypot(*np.moveaxis((pose - goal)[..., :2], -1, 0)) <= self.goal_radius
-        flags: Flags = near & (np.abs(wrapped(pose[..., 2] - goal[..., 2])) <= self.goal_angle + 1e-9)
-        return flags
+        return at_goal(pose, goal, self.goal_radius, self.goal_angle)
 
     def _build(self, rows: Integers, room: Integers | None) -> None:
         """A world for each row, drawn or number `room`."""
@@ -290,18 +289,6 @@ class LabyrinthVectorEnv(BatchedRows):
                     f"units away from them: the first room of world {self._room[row]} reaches from ({west}, {south}) to ({east}, {north})"
                 )
 
-    def _check_reset(self, rows: Integers, phase: Any, world: Any, chosen: dict[str, Any], unknown: list[str]) -> None:
-        if unknown:
-            raise ValueError(f"reset options are phase, world, room, pose, goal and (in a vector) reset_mask, got also {unknown}")
-        if phase not in ("walk", "task") or world not in ("new", "same"):
-            raise ValueError(f"phase must be 'walk' or 'task' and world 'new' or 'same', got phase={phase!r} and world={world!r}")
-        if world == "same" and (phase == "walk" or "room" in chosen):
-            raise ValueError("world 'same' goes on in the world a row is in: it needs phase 'task' and no room")
-        if world == "same" and not self._ready[rows].all():
-            raise ResetNeeded("world 'same' needs a world: reset without it first")
-        if "goal" in chosen and (phase == "walk" or not self.task):
-            raise ValueError("options['goal'] needs task='goal' and phase 'task'")
-
     # ---- what the caller gets: copies only
 
     def _observation(self) -> Observation:
@@ -325,19 +312,3 @@ class LabyrinthVectorEnv(BatchedRows):
         )
         goal = {"goal_pose": self._goal.copy(), "_goal_pose": self._has_goal.copy()} if self.task else {}
         return {**info, **goal}
-
-
-def wrapped(angle: Floats) -> Floats:
-    """The same angles from -pi to pi."""
-    turned: Floats = (angle + np.pi) % (2 * np.pi) - np.pi
-    return turned
-
-
-def _between(name: str, given: float, least: float, most: float = math.inf) -> None:
-    if not least <= given <= most:
-        raise ValueError(f"{name} must be at least {least:g}{f' and at most {most:g}' if most < math.inf else ''}, got {given!r}")
-
-
-def _one_of(name: str, given: Any, known: Sequence[Any]) -> None:
-    if given not in known:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {given!r}")

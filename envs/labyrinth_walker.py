@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from gtmsm_env.envs.labyrinth_physics import ACTIONS, move
+from gtmsm_env.envs.first_person import ACTIONS, wrapped
+from gtmsm_env.envs.labyrinth_physics import move
 from gtmsm_env.envs.labyrinth_rooms import RADIUS, Integers
-from gtmsm_env.envs.labyrinth_vector import LabyrinthVectorEnv, wrapped
+from gtmsm_env.envs.labyrinth_vector import LabyrinthVectorEnv
 from gtmsm_env.vector import Flags, Floats
 
 REACHED, PATIENCE = 0.35, 60  # units from a target, and steps after which it is given up

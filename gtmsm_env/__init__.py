@@ -34,6 +34,7 @@ register(
     vector_entry_point="gtmsm_env.envs.labyrinth:LabyrinthVectorEnv",
     kwargs={"rooms": [2, 4]},
 )
+register(id="GTMSM-VizDoom-v0", entry_point="gtmsm_env.envs.vizdoom:VizDoomEnv")
 register(
     id="GTMSM-DeepMindLab-v0",
     entry_point="gtmsm_env.envs.deepmind_lab:DeepMindLabEnv",
