@@ -33,6 +33,25 @@ def draw(rooms: Rooms, rows: Integers, poses: Floats, size: int, field_of_view: 
     return frames
 
 
+def column_depths(rooms: Rooms, rows: Integers, poses: Floats, size: int, field_of_view: float) -> Floats:
+    """How deep, along the direction of view, the wall or pillar of every column lies, seen from poses (R, 3): (R, size). For evaluation."""
+    depths = np.empty((len(rows), size))
+    _measure(rooms, rows, poses, size / 2 / math.tan(math.radians(field_of_view) / 2), depths)
+    return depths
+
+
+@compiled
+def _measure(rooms: Rooms, rows: Any, poses: Any, focal: float, depths: Any) -> None:
+    size = depths.shape[1]
+    passed, passed_at, balls = np.empty(MOST_CROSSED, np.int64), np.empty(MOST_CROSSED), np.empty((MOST_BALLS, 3))
+    for i in range(len(rows)):
+        x, y, heading = poses[i]
+        ahead_x, ahead_y = math.cos(heading), math.sin(heading)
+        for u in range(size):
+            aside = (u + 0.5 - size / 2) / focal
+            depths[i, u] = cast(rooms, rows[i], x, y, ahead_x + aside * ahead_y, ahead_y - aside * ahead_x, passed, passed_at, balls)[2]
+
+
 @compiled
 def cast(rooms: Rooms, row: int, x: float, y: float, dx: float, dy: float, passed: Any, passed_at: Any, balls: Any) -> Any:
     """Follow a ray over the ground from (x, y) along (dx, dy), whose length is the unit of all distances here.

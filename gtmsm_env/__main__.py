@@ -14,13 +14,14 @@ from gymnasium.error import Error
 
 from gtmsm_env import __version__
 
-WORLDS = ("image-navigation", "obstacle-grid")
+WORLDS = ("image-navigation", "obstacle-grid", "labyrinth")
 DEFAULT = "(default: %(default)s)"
 # What the commands import beyond the core dependencies, and the extra that installs it.
 EXTRAS = {
     "PIL": "images",
     "imageio_ffmpeg": "video",
     "matplotlib": "plot",
+    "numba": "labyrinth",
     "stable_baselines3": "sb3",
     "tensorboard": "train",
     "tqdm": "train",

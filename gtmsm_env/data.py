@@ -50,7 +50,8 @@ def record(
     if not isinstance(observation, dict) or "frame" not in observation:
         raise ValueError(f"A walk is of frames under 'frame', and {world} shows none there. Wrap the world so that it does.")
     explored = exploring_actions(world.np_random if generator is None else generator, rows or 1, steps - 1, int(space.n))
-    frames, positions = [observation["frame"]], [info.get("position")]
+    frames = [observation["frame"]]
+    told: dict[str, list[Any]] = {name: [info.get(name)] for name in ("position", "pose", "displacement")}
     actions: list[Any] = []
     rewards: list[Any] = []
     terminations: list[Any] = []
@@ -63,7 +64,8 @@ def record(
             )
         for recorded, value in ((frames, observation["frame"]), (actions, action), (rewards, reward), (terminations, terminated)):
             recorded.append(value)
-        positions.append(info.get("position"))
+        for name, values in told.items():
+            values.append(info.get(name))
     if kinds := {str(np.asarray(frame).dtype) for frame in frames} - {"uint8"}:
         raise ValueError(f"A frame is uint8, 0 to 255; the world's are {', '.join(sorted(kinds))}. Wrap the world so that it gives bytes.")
     axis = 1 if rows else 0
@@ -80,7 +82,9 @@ def record(
         actions=stack(actions, dtype=np.int64),
         rewards=received,
         terminations=stack(terminations, False, np.bool_),
-        positions=None if positions[0] is None else stack(positions, dtype=np.int64),
+        positions=None if told["position"][0] is None else stack(told["position"], dtype=np.int64),
+        poses=None if told["pose"][0] is None else stack(told["pose"], dtype=np.float32),
+        displacements=None if told["displacement"][0] is None else stack(told["displacement"], dtype=np.float32),
     )
 
 
@@ -102,7 +106,7 @@ class Walks:
     frames: Tensor  # (W, F, H, W, C) uint8, in the order in which they were first seen; then padding
     index: Tensor  # (W, T) int64, x_t = frames[index_t]
     actions: Tensor  # (W, T-1) int64
-    displacements: Tensor | None = None  # (W, T-1, 2) true ones in places, int8: targets where a training is given them, never inputs
+    displacements: Tensor | None = None  # (W, T-1, 2) true ones in places, int8, or in first person (W, T-1, 3): targets, never inputs
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -141,17 +145,31 @@ def recolour(walks: Walks, generator: np.random.Generator) -> Walks:
     return replace(walks, frames=torch.where(chosen, torch.where(negative, 255 - frames, frames), walks.frames))
 
 
+Policy = Callable[[VectorEnv[Any, Any, Any], np.random.Generator], Callable[[], Any]]
+"""Makes, for a vector of worlds and what draws, the policy of `record`."""
+
+
 def record_walks(
-    world_id: str, world_kwargs: dict[str, Any], walks: int, steps: int, seed: int, chunk: int = 256, displacements: bool = False
+    world_id: str,
+    world_kwargs: dict[str, Any],
+    walks: int,
+    steps: int,
+    seed: int,
+    chunk: int = 256,
+    displacements: bool = False,
+    policy: Policy | None = None,
 ) -> Iterator[Walks]:
-    """Walks for training, `chunk` worlds at a time, with true displacements where these are asked for."""
+    """Walks for training, `chunk` worlds at a time, with true displacements where these are asked for; by a policy, or exploring."""
     generator = np.random.default_rng(seed)
     world = gym.make_vec(world_id, num_envs=chunk, **world_kwargs)
     for start in range(0, walks, chunk):
         rows = min(chunk, walks - start)
-        recorded = record(world, steps, generator, seed=int(generator.integers(2**31)) if start == 0 else None)
+        first = int(generator.integers(2**31)) if start == 0 else None
+        recorded = record(world, steps, generator, first, policy(world, generator) if policy else None)
         part = distinct(Walk(recorded.frames[:rows], recorded.actions[:rows]))
-        if displacements:
+        if displacements and recorded.displacements is not None:
+            part = replace(part, displacements=recorded.displacements[:rows, 1:])
+        elif displacements:
             assert recorded.positions is not None
             part = replace(part, displacements=recorded.positions[:rows].diff(dim=1).to(torch.int8))
         yield part

@@ -7,6 +7,7 @@ Sufficient statistics are stored, not samples (section 3). A memory is a value: 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from torch import Tensor
 from gtmsm_env.checkpoint import CheckpointError, check_keys, load_checkpoint, save_checkpoint
 from gtmsm_env.neighbours import nearest
 from gtmsm_env.types import Neighbours, phi
+
+Metric = Callable[[Tensor], Tensor]
+"""What phi(s) (*B, m) is mapped to before distances are measured, (*B, m')."""
 
 
 class SpatialMemory:
@@ -119,13 +123,13 @@ class SpatialMemory:
 
     # ---------------------------------------------------------------- read
 
-    def read(self, s: Tensor, k: int) -> Neighbours:
+    def read(self, s: Tensor, k: int, metric: Metric = lambda x: x) -> Neighbours:
         """The k entries nearest to s, by Euclidean distance between means (section 4.1), those of headings too as `phi` measures it.
 
         s: (*M, *Q, n) in the model's unit; gradients flow to s and to the entries found. Returns Neighbours of shape (*M, *Q).
         Raises ValueError if a memory of the batch has fewer than k entries.
         """
-        return self._read(phi(s), phi(self.s_mean), k)
+        return self._read(metric(phi(s)), metric(phi(self.s_mean)), k)
 
     def read_reverse(self, z: Tensor, k: int, fewer: bool = False) -> Neighbours:
         """The k entries whose encodings are nearest to z (appendix D): the memory asked the other way round.

@@ -16,13 +16,15 @@ from gtmsm_env.checkpoint import CheckpointError, check_keys, load_checkpoint, s
 from gtmsm_env.landmarks import Inferred, Landmarks
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.neighbours import nearest_before
-from gtmsm_env.networks import Decoder, Encoder, frames_to_x, x_to_frames
+from gtmsm_env.networks import ConvDecoder, ConvEncoder, Decoder, Encoder, frames_to_x, x_to_frames
 from gtmsm_env.obstacles import KEPT, Obstacles, axes_of, count_moves, effect, without_moves
-from gtmsm_env.priors import ViewsPrior, mixture_prior, with_views
-from gtmsm_env.transitions import LinearWithWalls
+from gtmsm_env.priors import CombinedPrior, ViewsPrior, mixture_prior, with_views
+from gtmsm_env.projection import ProjectedViews
+from gtmsm_env.transitions import LinearWithWalls, Rotation, Walking
 from gtmsm_env.types import WITHIN, Belief, GaussianMixture, Neighbours, Walk, check_rewards, distinct_frames, gaussian_log_prob
 
 Prior = Callable[[Tensor, SpatialMemory], GaussianMixture]
+LAWS = {"walls": LinearWithWalls, "rotation": Rotation, "walking": Walking}
 PRETRAINED = Path(__file__).parent / "pretrained"
 
 
@@ -44,14 +46,17 @@ class GTMSM(nn.Module):
     Args:
         frame_shape: (H, W, C) of the world's frames
         num_actions: A
-        state_size: n, 2 for a place in the plane
+        state_size: n, 2 for a place in the plane, 3 for a place and a heading
         z_size: d; the paper's 16 or ours of 64
         hidden: width of the networks
         K: neighbours the mixture prior reads
         delta: softens its weights (section 4.1)
         sigma_s: deviation of one transition, in the state's unit
         sigma_x: deviation of the Gaussian likelihood, for x in [0, 1]
-        prior: "views", what remembered views show once moved, or "mixture", the paper's
+        law: how actions move the state: "walls" (equation 4), or in first person "rotation" (5) or "walking" (6)
+        prior: "views", what remembered views show once moved; or the paper's, "mixture" and in first person "combined"
+        camera: of "views" in first person: "field_of_view" in degrees, "height" and "ceiling" over the floor
+        learned_metric: of "combined": whether distances are measured after a learned linear map
         landmarks: how many remembered views correct the inferred state (appendix D); 0 for none, when actions alone tell it
         reach: with landmarks, how many steps from the start obstacles are remembered
         world: what the model was trained on: {"id": ..., "kwargs": ..., "start": ...}; a dream of another world is refused
@@ -69,28 +74,46 @@ class GTMSM(nn.Module):
         delta: float = 1e-4,
         sigma_s: float = 1e-3,
         sigma_x: float = 0.01,
+        law: str = "walls",
         prior: str = "views",
+        camera: dict[str, float] | None = None,
+        learned_metric: bool = False,
         landmarks: int = 0,
         reach: int = 8,
         world: dict | None = None,
     ) -> None:
         super().__init__()
-        if prior not in ("views", "mixture"):
-            raise ValueError(f"The priors are 'views' and 'mixture', the paper's; given prior={prior!r}.")
+        priors = ("views", "mixture") if law == "walls" else ("views", "combined")
+        if law not in LAWS or prior not in priors:
+            raise ValueError(f"The laws are {list(LAWS)}, and the priors with {law!r} {priors}; given law={law!r}, prior={prior!r}.")
+        first_person = law != "walls"
+        if first_person and (state_size != 3 or (prior == "views") != (camera is not None)):
+            raise ValueError(
+                "In first person a state is a place and a heading, state_size=3, and the prior 'views' alone is told its camera, "
+                f"{{'field_of_view': ..., 'height': ..., 'ceiling': ...}}; given state_size={state_size}, prior={prior!r}, camera={camera}."
+            )
         if landmarks < 0 or (landmarks and (state_size != 2 or reach < 1)):
             raise ValueError(
                 "Landmarks are counted, and obstacles kept on a lattice in the plane around the start: landmarks of 0 or more, and with "
                 f"some state_size=2 and reach of 1 or more; given landmarks={landmarks}, state_size={state_size}, reach={reach}."
             )
-        self.config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        self.config = {name: value for name, value in locals().items() if name not in ("self", "__class__", "priors", "first_person")}
         height, width, channels = frame_shape
         self.frame_shape, self.num_actions, self.world = tuple(frame_shape), num_actions, world
         self.K, self.delta, self.sigma_x = K, delta, sigma_x
         x_shape = (channels, height, width)
-        self.encoder = Encoder(math.prod(x_shape), z_size, hidden)
-        self.decoder = Decoder(x_shape, z_size, hidden)
-        self.transition = LinearWithWalls(num_actions, state_size, sigma_s)
-        self.views = ViewsPrior(x_shape, z_size, state_size) if prior == "views" else None
+        self.encoder: Encoder | ConvEncoder
+        self.decoder: Decoder | ConvDecoder
+        self.transition: LinearWithWalls | Rotation | Walking
+        if first_person:
+            self.encoder, self.decoder = ConvEncoder(x_shape, z_size), ConvDecoder(x_shape, z_size)
+            self.transition = Rotation(num_actions, sigma_s) if law == "rotation" else Walking(num_actions, sigma_s)
+        else:
+            self.encoder, self.decoder = Encoder(math.prod(x_shape), z_size, hidden), Decoder(x_shape, z_size, hidden)
+            self.transition = LinearWithWalls(num_actions, state_size, sigma_s)
+        self.views = ViewsPrior(x_shape, z_size, state_size) if prior == "views" and not first_person else None
+        self.combined = CombinedPrior(z_size, K, learned_metric) if prior == "combined" else None
+        self.projected = ProjectedViews(x_shape, z_size, camera, K) if camera is not None else None
         self.landmarks = Landmarks(landmarks, delta) if landmarks else None
         self.obstacles = Obstacles(reach) if landmarks else None
 
@@ -134,6 +157,8 @@ class GTMSM(nn.Module):
         values = {"z_mean": z_mean, "z_variance": z_variance, "reward": zero, "termination": zero.bool()}
         if self.landmarks is not None:
             values |= {"origin": s, "action": zero.long() - 1, "effect": zero + 1}
+        if self.projected is not None:
+            values["frame"] = frame
         values = {name: value.unsqueeze(s.dim() - 1) for name, value in values.items()}
         memory = SpatialMemory(s.unsqueeze(-2), variance.unsqueeze(-2), values, facts=self._signed(s.shape[:-1]))
         return Belief(s, variance, torch.zeros_like(s), memory)
@@ -176,6 +201,8 @@ class GTMSM(nn.Module):
             "reward": z_mean.new_zeros(action.shape) if reward is None else reward,
             "termination": torch.zeros(action.shape, dtype=torch.bool, device=action.device) if termination is None else termination,
         }
+        if self.projected is not None:
+            entry["frame"] = frame
         of_places = "tried" in before.memory.values
         if of_places:
             entry["tried"] = entry["moved"] = z_mean.new_zeros(*action.shape, self.num_actions)
@@ -264,6 +291,8 @@ class GTMSM(nn.Module):
             share = effect(u[..., 1:, :], expected, WITHIN * self.step_length)
             parts = (before, mean[..., :1, :], -2), (action, zero[..., :1].long() - 1, -1), (share, zero[..., :1] + 1, -1)
             values |= {name: torch.cat([first, x], dim=axis) for name, (x, first, axis) in zip(KEPT, parts, strict=True)}
+        if self.projected is not None:
+            values["frame"] = walk.frames
         memory = SpatialMemory(mean, variance, values, facts=self._signed(mean.shape[:-2]))
         return Belief(mean[..., -1, :], variance[..., -1, :], u[..., -1, :], memory)
 
@@ -333,24 +362,43 @@ class GTMSM(nn.Module):
         return self.imagine(belief, actions).displacement.squeeze(-2).norm(dim=-1) > WITHIN * self.step_length
 
     def recall(self, memory: SpatialMemory) -> SpatialMemory:
-        """The memory as the prior reads it: as it is for the mixture, its distinct places with their views for the views prior.
+        """The memory as the prior reads it: its distinct places with their views for the views prior; in first person with depths too.
 
         `prior` and `decode` do this themselves; whoever decodes many times from one memory does it once.
         """
-        if self.views is None or "view" in memory.values:
+        if "view" in memory.values:
             return memory
-        return with_views(self._distinct(memory), self.decoder)
+        if self.projected is not None:
+            return self.projected.recall(memory)
+        return memory if self.views is None else with_views(self._distinct(memory), self.decoder)
 
     def prior(self, s: Tensor, memory: SpatialMemory) -> GaussianMixture:
         """p(z | s, M): s (*B, *Q, n) in a memory of batch shape (*B,) -> a mixture of shape (*B, *Q)."""
+        return self.expect(s, memory)[0]
+
+    def expect(self, s: Tensor, memory: SpatialMemory) -> tuple[GaussianMixture, Tensor | None]:
+        """p(z | s, M) and, of projected views, the canvas that they show (*B, *Q, C, H, W)."""
         memory = self.recall(memory)
+        if self.projected is not None:
+            canvas, laid = self.projected(s, memory)
+            return self.projected.prior(laid, self.encoder(canvas)[0]), canvas
+        if self.combined is not None:
+            one: GaussianMixture = self.combined(memory.read(s, self.combined.K, self.combined.metric), s)
+            return one, None
         if self.views is None:
-            return mixture_prior(memory.read(s, self.K), self.delta)
+            return mixture_prior(memory.read(s, self.K), self.delta), None
         mixture: GaussianMixture = self.views(memory.read(s, self.views.K), s, self.encoder, self.delta)
-        return mixture
+        return mixture, None
+
+    def generate(self, z: Tensor, canvas: Tensor | None = None) -> Tensor:
+        """The mean of p(x | z), or of p(x | z, s, M) on a canvas of projected views (*B, C, H, W): z (*B, d) -> (*B, C, H, W)."""
+        x: Tensor = self.decoder(z)
+        return x if canvas is None else canvas + x - self.decoder(self.encoder(canvas)[0])
 
     def decode(self, s: Tensor, memory: SpatialMemory) -> Tensor:
         """What is expected to be seen at s (*B, *Q, n): the heaviest component's mean, decoded. uint8 (*B, *Q, H, W, C)."""
+        if self.projected is not None:  # whose canvas is what this z would give
+            return x_to_frames(self.projected(s, self.recall(memory))[0])
         return x_to_frames(self.decoder(self.prior(s, memory).heaviest()))
 
     @torch.no_grad()
@@ -443,10 +491,20 @@ class GTMSM(nn.Module):
             prior: p(z | s, M), this model's own by default
         """
         q_mean, q_variance = (torch.take_along_dim(q, index[..., None], dim=1) for q in self.encode(frames))  # (B, T, d)
-        kl, z = self.divergence(q_mean, q_variance, actions, tau, prior, generator)
+        canvas: Tensor | None = None
+
+        def expected(s: Tensor, memory: SpatialMemory) -> GaussianMixture:
+            nonlocal canvas
+            if self.projected is not None:
+                seen = torch.take_along_dim(frames, index[:, :tau, None, None, None], dim=1)
+                memory = memory.but(memory.values | {"frame": seen})
+            mixture, canvas = self.expect(s, memory)
+            return mixture
+
+        kl, z = self.divergence(q_mean, q_variance, actions, tau, prior or expected, generator)
         x = frames_to_x(torch.take_along_dim(frames, index[:, tau:, None, None, None], dim=1))
         variance = torch.tensor(self.sigma_x**2, device=x.device)
-        log_likelihood = gaussian_log_prob(x.flatten(2), self.decoder(z).flatten(2), variance)
+        log_likelihood = gaussian_log_prob(x.flatten(2), self.generate(z, canvas).flatten(2), variance)
         return Elbo(log_likelihood.mean(), kl.mean())
 
     def divergence(

@@ -55,8 +55,56 @@ class Decoder(nn.Module):
         return x.unflatten(-1, self.x_shape)
 
 
+class ConvEncoder(nn.Module):
+    """`Encoder` for larger frames: convolutions correct the linear path."""
+
+    def __init__(self, x_shape: tuple[int, int, int], z_size: int, channels: int = 32, hidden: int = 256) -> None:
+        super().__init__()
+        self.linear = nn.Linear(math.prod(x_shape), z_size)
+        c, size = channels, x_shape[1] // 8
+        layers: list[nn.Module] = []
+        for inputs, outputs in ((x_shape[0], c), (c, 2 * c), (2 * c, 4 * c)):
+            layers += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), nn.SiLU()]
+        self.convolutions = nn.Sequential(*layers)
+        self.mlp = mlp(4 * c * size**2, hidden, 2 * z_size)
+        self.log_variance = nn.Parameter(torch.zeros(z_size))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x (*B, C, H, W) -> mean and variance of z, (*B, d) each."""
+        lead = x.shape[:-3]
+        x = x.reshape(-1, *x.shape[-3:])
+        mean, log_variance = self.mlp(self.convolutions(x - 0.5).flatten(1)).chunk(2, dim=-1)
+        mean, variance = self.linear(x.flatten(1)) + mean, (self.log_variance + log_variance).exp()
+        return mean.reshape(*lead, -1), variance.reshape(*lead, -1)
+
+
+class ConvDecoder(nn.Module):
+    """`Decoder` for larger frames."""
+
+    def __init__(self, x_shape: tuple[int, int, int], z_size: int, channels: int = 32, hidden: int = 256) -> None:
+        super().__init__()
+        self.x_shape = x_shape
+        self.linear = nn.Linear(z_size, math.prod(x_shape))
+        c, self.size = channels, x_shape[1] // 8
+        self.mlp = nn.Sequential(nn.Linear(z_size, hidden), nn.SiLU(), nn.Linear(hidden, 4 * c * self.size**2), nn.SiLU())
+        last = nn.ConvTranspose2d(c, x_shape[0], 4, stride=2, padding=1)
+        nn.init.zeros_(last.weight)
+        assert last.bias is not None
+        nn.init.zeros_(last.bias)
+        layers: list[nn.Module] = []
+        for inputs, outputs in ((4 * c, 2 * c), (2 * c, c)):
+            layers += [nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1), nn.SiLU()]
+        self.convolutions = nn.Sequential(*layers, last)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """z (*B, d) -> (*B, C, H, W)"""
+        corrected = self.convolutions(self.mlp(z.reshape(-1, z.shape[-1])).unflatten(-1, (-1, self.size, self.size)))
+        x: Tensor = self.linear(z).unflatten(-1, self.x_shape) + corrected.reshape(*z.shape[:-1], *self.x_shape)
+        return x
+
+
 @torch.no_grad()
-def set_principal_components(encoder: Encoder, decoder: Decoder, x: Tensor, sigma_x: float) -> None:
+def set_principal_components(encoder: Encoder | ConvEncoder, decoder: Decoder | ConvDecoder, x: Tensor, sigma_x: float) -> None:
     """Start the linear paths as the exact posterior of probabilistic PCA: x = U diag(sqrt lambda) z + mean + sigma_x noise.
 
     x: (N, C, H, W), N at least d. z starts white: N(0, I).

@@ -7,9 +7,13 @@ and every guess is made once for each place: (W, P, P, c, c, 3).
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from gtmsm_env.envs.windows import Integers, crops
+from gtmsm_env.networks import frames_to_x, x_to_frames
+from gtmsm_env.perspective import Camera, covering, relative, sample
 from gtmsm_env.vector import Flags, Frames
 
 
@@ -56,3 +60,37 @@ def pasted_pixels(views: Frames, seen: Flags, step_size: int, fill: Frames) -> F
 def at(guesses: Frames, positions: Integers) -> NDArray[np.uint8]:
     """The guesses (W, P, P, c, c, 3) at positions (W, H, 2): (W, H, c, c, 3)."""
     return guesses[np.arange(len(guesses))[:, None], positions[..., 0], positions[..., 1]]
+
+
+# -------------------------------------------------------------------- first person: poses (W, T, 3), frames (W, T, h, w, 3) uint8
+
+
+def nearest_view(frames: Frames, seen_from: NDArray[np.floating], at: NDArray[np.floating]) -> Frames:
+    """An oracle memory: at places `at` (W, H, m), the frame that was seen from the nearest of `seen_from` (W, T, m)."""
+    nearest = np.stack([np.square(a[:, None] - b).sum(axis=-1).argmin(axis=-1) for a, b in zip(at, seen_from, strict=True)])
+    return frames[np.arange(len(frames))[:, None], nearest]
+
+
+def composed(frames: Frames, poses: Tensor, depths: Tensor, at: Tensor, depths_at: Tensor, camera: dict[str, float], K: int = 8) -> Frames:
+    """An oracle that composes: at poses `at` (W, H, 3), every pixel carried over by true depth from the K views that cover most.
+
+    depths, depths_at: (W, T, w), (W, H, w) true depth of every column. Of the views that show a pixel, the nearer count more; where none
+    does, all count.
+    """
+    lens = Camera(frames.shape[-2], **camera)
+    shown = []
+    for x, pose, depth, there, depth_there in zip(frames, poses, depths, at, depths_at, strict=True):
+        views = frames_to_x(torch.from_numpy(x))
+        which = covering(lens, pose[None], torch.ones(1, 1, len(pose), dtype=torch.bool), there[None], K)[0]  # (H, K)
+        far = torch.minimum(depth_there[:, None, None, :], lens.ground[:, None])  # (H, 1, h, w)
+        ahead, left = lens.seen_from(relative(there[:, None], pose[which])[..., None, None, :], lens.aside, far)
+        column, row = lens.pixels(ahead, left, lens.height + lens.slope[:, None] * far)
+        nearest = (column + 0.5).long().clamp(0, lens.size - 1)
+        wall = depth[which][..., None, :].expand_as(ahead).take_along_dim(nearest, dim=-1)
+        visible = (ahead > 0.1) & (lens.outside(column, row) < 0.5) & (ahead < wall * 1.1 + 0.1)
+        away = relative(there[:, None], pose[which])[..., :2].norm(dim=-1)[..., None, None]
+        weight = (visible + 1e-6) * torch.exp(-3 * away - (ahead.clamp(min=0.1) / far).log().abs() * 3)
+        seen = sample(views[which], column, row)
+        blended = (weight[:, :, None] * seen).sum(dim=1) / weight.sum(dim=1)[:, None]
+        shown.append(x_to_frames(blended).numpy())
+    return np.stack(shown)

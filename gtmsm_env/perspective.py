@@ -78,7 +78,7 @@ def sample(pictures: Tensor, column: Tensor, row: Tensor) -> Tensor:
 def covering(camera: Camera, poses: Tensor, usable: Tensor, s: Tensor, K: int) -> Tensor:
     """Which K of N views together show most of what would be seen at s, from as near as can be: one after another, the most added first.
 
-    poses: (M, N, 3); usable: (M, Q, N) bool; s (M, Q, 3). Returns (M, Q, K) int64. No gradient.
+    poses: (M, N, 3); usable: (M, Q, N) bool, or what broadcasts; s (M, Q, 3). Returns (M, Q, K) int64. No gradient.
     """
     with torch.no_grad():
         depth = torch.tensor([0.6, 1.2, 2.4, 4.0], device=s.device)[:, None]
@@ -89,7 +89,7 @@ def covering(camera: Camera, poses: Tensor, usable: Tensor, s: Tensor, K: int) -
         away = (s[:, :, None, :2] - poses[:, None, :, :2]).norm(dim=-1)
         worth = (shown * torch.exp(-size - 0.35 * away[..., None, None])).flatten(-2)  # (M, Q, N, P)
         gained = worth.new_zeros(*worth.shape[:2], 1, worth.shape[-1])
-        left_over = torch.where(usable, 0.0, -1e9)
+        left_over = torch.where(usable, 0.0, -1e9).expand(worth.shape[:3])
         chosen = []
         for _ in range(K):
             gain = (worth - gained).clamp(min=0).sum(dim=-1) + 1e-4 * worth.sum(dim=-1) + left_over  # (M, Q, N)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.networks import Decoder, Encoder, mlp
-from gtmsm_env.types import GaussianMixture, Neighbours
+from gtmsm_env.perspective import relative
+from gtmsm_env.types import GaussianMixture, Neighbours, phi
 
 
 def mixture_prior(neighbours: Neighbours, delta: float) -> GaussianMixture:
@@ -121,6 +122,38 @@ class ViewsPrior(nn.Module):
         source = torch.arange(size, device=offset.device)
         distance = target - source - offset[..., None, None]
         return torch.exp(-0.5 * (distance / self.log_width.exp()).square())
+
+
+class CombinedPrior(nn.Module):
+    """The paper's prior for first-person worlds (appendix A.2): networks combine what the K nearest entries saw into one Gaussian.
+
+    One maps the retrieved (rho_k, s_k, q(z_k)) to an embedding e_t; another e_t and s_t to the mean and variance of z_t. They are told
+    where the entries lie as seen from s_t: of absolute places, while they know nothing yet, they would push the transition away (ours).
+
+    Args:
+        learned_metric: whether rho is measured after a learned linear map of phi(s) to 5 dimensions
+    """
+
+    def __init__(self, z_size: int, K: int = 4, learned_metric: bool = False, hidden: int = 512, embedding: int = 256) -> None:
+        super().__init__()
+        self.K = K
+        self.metric = nn.Linear(4, 5, bias=False) if learned_metric else nn.Identity()
+        if learned_metric:
+            nn.init.eye_(self.metric.get_parameter("weight"))  # as without
+        self.embed = nn.Sequential(mlp(K * (z_size + 5), hidden, embedding), nn.SiLU())
+        nn.init.normal_(self.embed[0][-1].weight, std=0.05)
+        self.combine = mlp(embedding + 4, hidden, 2 * z_size)
+        self.log_falloff = nn.Parameter(torch.tensor(2.0))  # the mean that the networks correct: entries weighted by exp(-falloff rho)
+
+    def forward(self, neighbours: Neighbours, s: Tensor) -> GaussianMixture:
+        """neighbours: the K nearest (*B, K), s (*B, 3) -> a mixture of one component."""
+        rho = neighbours.distance
+        seen_from = relative(neighbours.s_mean, s[..., None, :])
+        told = torch.cat([neighbours.z_mean, phi(seen_from), rho[..., None]], dim=-1).flatten(-2)
+        correction, log_variance = self.combine(torch.cat([self.embed(told), phi(s)], dim=-1)).chunk(2, dim=-1)
+        weight = (-self.log_falloff.exp() * rho).softmax(dim=-1)
+        mean = (weight[..., None] * neighbours.z_mean).sum(dim=-2) + correction
+        return GaussianMixture(rho.new_zeros(*rho.shape[:-1], 1), mean[..., None, :], log_variance.exp()[..., None, :])
 
 
 def with_views(places: SpatialMemory, decoder: Decoder) -> SpatialMemory:

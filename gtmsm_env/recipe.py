@@ -10,8 +10,9 @@ of (seed, stage, iteration), so that a resumed run ends at the same weights as a
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -79,6 +80,9 @@ def new_model(size: str, seed: int) -> GTMSM:
     return GTMSM((8, 8, 3), 5, world={"id": WORLD, "kwargs": RULES, "start": "center"}, **SIZES[size])
 
 
+Loss = Callable[[Stage, np.random.Generator, torch.Generator], Tensor]
+
+
 @dataclass
 class Trainer:
     """A model, its data and where in the recipe it stands."""
@@ -89,6 +93,7 @@ class Trainer:
     seed: int
     stage: int = 0
     iteration: int = 0
+    frames: ClassVar[int] = 512  # that the VAE sees in an iteration
     _encodings: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
     _to_places: Tensor | None = field(default=None, repr=False)
     _cells: tuple[Tensor, Tensor, Tensor, Tensor] | None = field(default=None, repr=False)
@@ -130,6 +135,11 @@ class Trainer:
         elif self.stages[self.stage].walls and not self.stages[self.stage - 1].walls:
             self._scale_walls()
 
+    def end(self) -> None:
+        """Leave the model as it is used."""
+        self.model.transition.walls = True
+        self.model.requires_grad_(False)
+
     def step(self, optimizer: torch.optim.Adam) -> float:
         """One iteration of the current stage: its loss, in nats."""
         stage = self.stages[self.stage]
@@ -138,17 +148,7 @@ class Trainer:
         if stage.falling:
             for group in optimizer.param_groups:
                 group["lr"] = group["rate"] * 0.5 * (1 + math.cos(math.pi * self.iteration / stage.iterations))
-        losses = {
-            "moves": self.recall_loss,
-            "walls": self.recall_loss,
-            "vae": self.vae_loss,
-            "views": self.views_loss,
-            "elbo": self.elbo_loss,
-            "landmarks": self.recall_loss,
-            "displacements": self.displacement_loss,
-            "obstacles": self.obstacles_loss,
-        }
-        loss = losses[stage.name](stage, rng, generator)
+        loss = self.losses()[stage.name](stage, rng, generator)
         nats = float(loss.detach())
         if not math.isfinite(nats):
             raise FloatingPointError(f"The loss of stage {self.stage + 1} ({stage.name}) became {nats}. Train with another --seed.")
@@ -161,6 +161,19 @@ class Trainer:
         return nats
 
     # ---------------------------------------------------------------- objectives
+
+    def losses(self) -> dict[str, Loss]:
+        """The objective of each stage, by its name."""
+        return {
+            "moves": self.recall_loss,
+            "walls": self.recall_loss,
+            "vae": self.vae_loss,
+            "views": self.views_loss,
+            "elbo": self.elbo_loss,
+            "landmarks": self.recall_loss,
+            "displacements": self.displacement_loss,
+            "obstacles": self.obstacles_loss,
+        }
 
     def recall_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         """The KL of the ELBO, the one term that the transition enters. Encodings are computed once: the VAE rests."""
@@ -176,7 +189,7 @@ class Trainer:
 
     def vae_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         """The negative ELBO of single frames, with N(0, I) in the place of what the memory expects."""
-        x = frames_to_x(self._crops(rng, 512))
+        x = frames_to_x(self._crops(rng, self.frames))
         mean, variance = self.model.encoder(x)
         z = mean + variance.sqrt() * torch.empty_like(mean).normal_(generator=generator)
         log_likelihood = gaussian_log_prob(x.flatten(1), self.model.decoder(z).flatten(1), x.new_tensor(self.model.sigma_x**2))
@@ -284,7 +297,7 @@ class Trainer:
         """q(z | x) of every distinct frame of these walks, (W, F, d) each."""
         if self._encodings is None:
             with torch.no_grad():
-                parts = [self.model.encode(frames) for frames in self.walks.frames[:RECALLED].split(256)]
+                parts = [self.model.encode(frames) for frames in self.walks.frames[:RECALLED].split(16)]
             self._encodings = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
         return self._encodings
 

@@ -20,13 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gtmsm_env import evaluate, evaluate_obstacles, recipe, recipe_obstacles
+from gtmsm_env import evaluate, evaluate_obstacles, recipe, recipe_labyrinth, recipe_obstacles
 from gtmsm_env.checkpoint import CheckpointError, check_keys, load_checkpoint, save_checkpoint
-from gtmsm_env.data import Walks, concatenate, recolour, record_walks
+from gtmsm_env.data import Policy, Walks, concatenate, recolour, record_walks
 from gtmsm_env.envs.images import open_images
 from gtmsm_env.model import GTMSM
 from gtmsm_env.recipe import Stage, Trainer
 from gtmsm_env.report import check_writable, write_json
+from gtmsm_env.transitions import LinearWithWalls
 
 CHECKPOINT_SECONDS = 60
 JUDGED = 100  # test worlds whose figures the card holds, those of `evaluate` by default
@@ -46,10 +47,26 @@ class Experiment:
     new_model: Callable[[], GTMSM]  # before its first stage
     figures: Callable[[GTMSM], dict[str, Any]]  # of test worlds: those of the model card
     displacements: bool = False  # whether true ones are recorded, as targets
+    trainer: type[Trainer] = Trainer
+    rules: dict[str, Any] | None = None  # of the world; None for those of image navigation, whose pictures are recoloured
+    policy: Policy | None = None  # who walks; None for the exploring policy
 
 
 def experiment(world: str, size: str, images: str, seed: int, displacements: bool) -> Experiment:
     """The one that the command names by its world. ValueError for another, or displacements where these teach nothing."""
+    if world == "labyrinth":
+        return Experiment(
+            world=recipe_labyrinth.WORLD,
+            walks=recipe_labyrinth.WALKS,
+            steps=recipe_labyrinth.STEPS,
+            stages=recipe_labyrinth.stages(size),
+            new_model=lambda: recipe_labyrinth.new_model(size, seed),
+            figures=lambda model: {},
+            displacements=True,
+            trainer=recipe_labyrinth.LabyrinthTrainer,
+            rules=recipe_labyrinth.RULES,
+            policy=recipe_labyrinth.policy,
+        )
     if world == "obstacle-grid":
         return Experiment(
             world=recipe_obstacles.WORLD,
@@ -61,7 +78,7 @@ def experiment(world: str, size: str, images: str, seed: int, displacements: boo
             displacements=displacements,
         )
     if world != "image-navigation":
-        raise ValueError(f"What can be learned is image-navigation and obstacle-grid; given {world!r}.")
+        raise ValueError(f"What can be learned is image-navigation, obstacle-grid and labyrinth; given {world!r}.")
     if displacements:
         raise ValueError(f"Displacements are targets where obstacles stop moves; {world} has none. Leave out --displacements.")
     return Experiment(
@@ -93,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"There is no checkpoint {path} to resume: starting anew.")
     if stage < len(stages):  # else there is nothing left to learn, and walks would be for nothing
         walks = gather(learned, args.images, args.seed).to(args.device)
-        seconds = fit(Trainer(model, walks, stages, args.seed, stage, iteration), path, what, seconds, moments)
+        seconds = fit(learned.trainer(model, walks, stages, args.seed, stage, iteration), path, what, seconds, moments)
     command = f"python -m gtmsm_env train {args.world} --seed {args.seed} --size {args.size} --images {shlex.quote(args.images)}"
     card = {
         "command": command + " --displacements" * args.displacements,
@@ -118,10 +135,14 @@ def gather(learned: Experiment, images: str, seed: int) -> Walks:
     from tqdm import tqdm
 
     parts, generator = [], np.random.default_rng([seed, 1])
-    kwargs = {**recipe.RULES, "images": images, "split": "train", "task": None}
+    pictures = learned.rules is None
+    kwargs = {**(recipe.RULES | {"images": images} if learned.rules is None else learned.rules), "split": "train", "task": None}
+    recorded = record_walks(
+        learned.world, kwargs, learned.walks, learned.steps, seed, displacements=learned.displacements, policy=learned.policy
+    )
     with tqdm(total=learned.walks, desc="walking", unit="walk") as progress:
-        for part in record_walks(learned.world, kwargs, learned.walks, learned.steps, seed, displacements=learned.displacements):
-            parts.append(recolour(part, generator))
+        for part in recorded:
+            parts.append(recolour(part, generator) if pictures else part)
             progress.update(len(part))
     return concatenate(parts)
 
@@ -168,8 +189,7 @@ def fit(trainer: Trainer, path: Path, what: dict[str, Any], seconds: float, mome
                     raise KeyboardInterrupt
             trainer.stage, trainer.iteration = trainer.stage + 1, 0
             progress.update(done() - progress.n)
-    trainer.model.transition.walls = True
-    trainer.model.requires_grad_(False)
+    trainer.end()
     save(trainer, None, path, what, time.process_time() - spent)
     return time.process_time() - spent
 
@@ -207,7 +227,7 @@ def restore(model: GTMSM, path: Path, what: dict[str, Any]) -> tuple[int, int, f
     weights = {name.removeprefix("model."): x for name, x in tensors.items() if name.startswith("model.")}
     check_keys(weights, model.state_dict(), str(path))
     model.load_state_dict(weights)
-    if config["stage"] < len(what["stages"]):
+    if config["stage"] < len(what["stages"]) and isinstance(model.transition, LinearWithWalls):
         model.transition.walls = what["stages"][config["stage"]]["walls"]
     moments: Moments = {}
     for name, x in tensors.items():

@@ -91,8 +91,6 @@ class FirstPerson(nn.Module):
     two components by the heading. A law says how actions make u_t.
     """
 
-    walls = False  # walls are no part of these laws: walkers touch none
-
     def __init__(self, num_actions: int, sigma_s: float) -> None:
         super().__init__()
         self.sigma_s = sigma_s

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,6 +38,8 @@ class Walk:
     rewards: Tensor | None = None  # (*B, T) float32, received on arriving at x_t; the first is 0
     terminations: Tensor | None = None  # (*B, T) bool, the episode ended at x_t
     positions: Tensor | None = None  # (*B, T, 2) int64, true places: for evaluation only, no model reads them
+    poses: Tensor | None = None  # (*B, T, 3) float32, true x, y, heading, in first person: for evaluation only
+    displacements: Tensor | None = None  # (*B, T, 3) float32, true u_t in the agent's frame, u_1 = 0: targets, never inputs
 
     def __post_init__(self) -> None:
         if self.frames.shape[:-3] != (*self.actions.shape[:-1], self.actions.shape[-1] + 1):
@@ -46,14 +48,14 @@ class Walk:
                 f"{tuple(self.frames.shape[:-3])}, actions {tuple(self.actions.shape)}. Record x_1 before the first action."
             )
         steps = self.frames.shape[:-3]
-        for name, of_each in (("rewards", ()), ("terminations", ()), ("positions", (2,))):
+        for name, of_each in (("rewards", ()), ("terminations", ()), ("positions", (2,)), ("poses", (3,)), ("displacements", (3,))):
             part = getattr(self, name)
             if part is not None and part.shape != (*steps, *of_each):
                 raise ValueError(f"A walk has {name} of shape {(*steps, *of_each)}, one a frame; given {tuple(part.shape)}.")
 
     def to(self, device: torch.device | str) -> Walk:
-        others = (None if part is None else part.to(device) for part in (self.rewards, self.terminations, self.positions))
-        return Walk(self.frames.to(device), self.actions.to(device), *others)
+        parts = (getattr(self, field.name) for field in fields(self))
+        return Walk(*(None if part is None else part.to(device) for part in parts))
 
 
 def check_rewards(rewards: Tensor) -> None:

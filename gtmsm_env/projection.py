@@ -1,0 +1,141 @@
+"""The prior of first-person worlds: remembered frames, projected into the view that is imagined, blended and mended."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gtmsm_env.floorplan import Sight, Stereo, floor_plan
+from gtmsm_env.memory import SpatialMemory
+from gtmsm_env.networks import frames_to_x, mlp
+from gtmsm_env.perspective import Camera, covering, relative, sample
+from gtmsm_env.types import GaussianMixture
+
+EVERY = 2  # of a memory's entries, those whose depth is found: neighbours in time say much the same
+CHUNK = 64  # entries whose depth is found at once: their comparisons fill memory
+
+
+class ProjectedViews(nn.Module):
+    """What the K remembered views that cover most of a pose show of it, each pixel carried over by the depth of its column.
+
+    p(x | z, s, M) has the mean canvas(s, M) + decoder(z) - decoder(encoder(canvas)), and p(z | s, M) = N(z; encoder(canvas), v(s, M)): the
+    canvas holds what views tell, z what they leave open. Where z is expected, the frame is the canvas itself. Depths come from a floor plan,
+    which a memory's views imply (`recall`). It assumes a level camera in rooms of upright walls, and a state in the camera's unit.
+
+    Args:
+        camera: "field_of_view" in degrees, "height" and "ceiling" in units
+        K: views that are blended
+        sources: views that one view of the memory is compared with, to find its depth
+    """
+
+    def __init__(
+        self, x_shape: tuple[int, int, int], z_size: int, camera: dict[str, float], K: int = 8, sources: int = 6, hidden: int = 16
+    ) -> None:
+        super().__init__()
+        channels, size, _ = x_shape
+        self.K, self.sources = K, sources
+        self.camera = Camera(size, **camera)
+        self.stereo, self.sight = Stereo(self.camera), Sight(self.camera)
+        self.weigh = nn.Sequential(nn.Linear(11, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, 1))
+        last = nn.Conv2d(hidden, channels, 3, padding=1)
+        nn.init.zeros_(last.weight)
+        assert last.bias is not None
+        nn.init.zeros_(last.bias)
+        self.mend = nn.Sequential(
+            nn.Conv2d(channels + 5, hidden, 3, padding=1), nn.SiLU(), nn.Conv2d(hidden, hidden, 3, padding=1), nn.SiLU(), last
+        )
+        self.doubt = mlp((channels + 5) * (size // 4) ** 2, 128, z_size)
+        self.log_variance = nn.Parameter(torch.zeros(z_size))
+
+    # ---------------------------------------------------------------- what a memory implies
+
+    @torch.no_grad()
+    def recall(self, memory: SpatialMemory) -> SpatialMemory:
+        """The memory with what `forward` reads: of each entry its `view` (C, H, W) and the `depth` of its columns (W,), and the `plan`."""
+        poses, used, frames = (flat(memory, x) for x in (memory.s_mean, memory.used, memory.values["frame"]))
+        views = frames_to_x(frames)  # (M, N, C, H, W)
+        plan = self.plan_of(views, poses, used)
+        depth = self.sight.depth(plan, poses)
+        view, depth, plan = (x.reshape(*memory.batch_shape, *x.shape[1:]) for x in (views, depth, plan))
+        return memory.but(memory.values | {"view": view, "depth": depth}, memory.facts | {"plan": plan})
+
+    def plan_of(self, views: Tensor, poses: Tensor, used: Tensor) -> Tensor:
+        """The floor plan that entries imply, by stereo of each `EVERY`th with those that cover most of it: (M, 2, CELLS, CELLS)."""
+        queries = torch.arange(0, poses.shape[1], EVERY, device=poses.device).expand(len(poses), -1)
+        row = torch.arange(len(poses), device=poses.device)[:, None]
+        sources = self.sources_of(poses, used, queries)  # (M, N, J)
+        view, pose, which, rows = (
+            x.flatten(0, 1) for x in (views[row, queries], poses[row, queries], sources, row[..., None].expand_as(sources))
+        )
+        found = [
+            self.stereo(view, pose, views[rows, which], poses[rows, which]).exp()
+            for view, pose, which, rows in zip(*(x.split(CHUNK) for x in (view, pose, which, rows)), strict=True)
+        ]
+        return floor_plan(self.camera, poses[row, queries], torch.cat(found).unflatten(0, queries.shape), used[row, queries])
+
+    def sources_of(self, poses: Tensor, used: Tensor, queries: Tensor, J: int | None = None) -> Tensor:
+        """The J entries that cover most of some entries (M, Q), these left out: (M, Q, J)."""
+        index = torch.arange(poses.shape[1], device=poses.device)
+        usable = used[:, None] & (index != queries[..., None])
+        return covering(self.camera, poses, usable, poses.take_along_dim(queries[..., None], dim=1), J or self.sources)
+
+    # ---------------------------------------------------------------- what is expected at a state
+
+    def forward(self, s: Tensor, memory: SpatialMemory) -> tuple[Tensor, Tensor]:
+        """s (*M, *Q, 3) in a recalled memory -> canvas (*M, *Q, C, H, W), and what `variance` reads."""
+        lead = s.shape[:-1]
+        values = (memory.s_mean, memory.used, memory.values["view"], memory.values["depth"], memory.facts["plan"], s)
+        poses, used, views, depth, plan, s = (flat(memory, x) for x in values)
+        s = s.reshape(len(s), -1, 3)  # (M, Q, 3)
+        which = covering(self.camera, poses, used[:, None], s, self.K)  # (M, Q, K)
+        row = torch.arange(len(s), device=s.device)[:, None, None]
+        seen_from = relative(s[:, :, None], poses[row, which])
+        canvas, laid = self.blend(views[row, which], seen_from, depth[row, which], self.sight.depth(plan, s))
+        return canvas.reshape(*lead, *canvas.shape[-3:]), laid.reshape(*lead, *laid.shape[-3:])
+
+    def blend(self, views: Tensor, seen_from: Tensor, view_depth: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
+        """Views (M, Q, K, C, H, W), the imagined pose seen from theirs (M, Q, K, 3), their depth (M, Q, K, W) and its own (M, Q, W).
+
+        Returns the canvas (M, Q, C, H, W), and (M, Q, C + 5, H, W) what was blended and how sure that is.
+        """
+        camera = self.camera
+        depth = torch.minimum(depth[..., None, :], camera.ground[:, None])[:, :, None]  # (M, Q, 1, H, W) of every pixel
+        up = camera.height + camera.slope[:, None] * depth
+        ahead, left = camera.seen_from(seen_from[..., None, None, :], camera.aside, depth)  # (M, Q, K, H, W)
+        column, row = camera.pixels(ahead, left, up)
+        seen = sample(views, column, row)  # (M, Q, K, C, H, W)
+        front, outside = (ahead > 0.1).float(), camera.outside(column, row)
+        inside = front * (outside < 0.5)
+        nearest = (column + 0.5).long().clamp(0, camera.size - 1)
+        hidden = ((ahead - view_depth[..., None, :].expand_as(ahead).take_along_dim(nearest, -1)) / ahead.clamp(min=0.3)).clamp(-1, 1)
+        size = (ahead.clamp(min=0.1) / depth).log().clamp(-2, 2)
+        away = seen_from[..., :2].norm(dim=-1)[..., None, None].expand_as(ahead)
+        mean = (inside[..., None, :, :] * seen).sum(dim=2, keepdim=True) / inside.sum(dim=2)[:, :, None, None].clamp(min=1)
+        unlike = (seen - mean).abs().mean(dim=-3)
+        between = [8 * (c - c.round()).square() for c in (column, row)]  # how far from the middle of a pixel
+        told = [front, outside.clamp(max=3), inside, hidden, hidden.clamp(min=0), away, size, size.abs(), *between, 4 * unlike]
+        logit = self.weigh(torch.stack(told, dim=-1)).squeeze(-1) - 20 * (1 - front) - 2 * outside.clamp(max=8)
+        weight = logit.softmax(dim=2)[..., None, :, :]
+        blended = (weight * seen).sum(dim=2)  # (M, Q, C, H, W)
+        spread = (weight * (seen - blended[:, :, None]).abs()).sum(dim=2).mean(dim=-3)
+        sure, count = torch.logsumexp(logit, dim=2) / 4, inside.sum(dim=2) / self.K
+        depth = depth[:, :, 0]
+        slope = camera.slope[:, None].expand_as(depth)
+        laid = torch.cat([blended - 0.5, torch.stack([4 * spread, sure, 0.25 / depth, slope, count], dim=2)], dim=2)
+        return blended + self.mend(laid.flatten(0, 1)).reshape(blended.shape), laid
+
+    def variance(self, laid: Tensor) -> Tensor:
+        """v(s, M): how far z may lie from the encoding of the canvas, (*B, d)."""
+        coarse = F.avg_pool2d(laid.flatten(0, -4), 4).flatten(1)
+        doubt = self.doubt(coarse)
+        return (self.log_variance + doubt).exp().reshape(*laid.shape[:-3], -1)
+
+    def prior(self, laid: Tensor, z: Tensor) -> GaussianMixture:
+        """p(z | s, M), one Gaussian: z (*B, d) is the encoding of the canvas."""
+        return GaussianMixture(z.new_zeros(*z.shape[:-1], 1), z[..., None, :], self.variance(laid)[..., None, :])
+
+
+def flat(memory: SpatialMemory, x: Tensor) -> Tensor:
+    """What a batch of memories holds, or is asked, (*M, ...) as (M, ...)."""
+    return x.reshape(-1, *x.shape[len(memory.batch_shape) :])

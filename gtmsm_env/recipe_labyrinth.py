@@ -1,0 +1,221 @@
+"""How the labyrinth is learned (section 4.2.2): the law of walking from displacements as targets, then what is seen.
+
+The paper's model learns its VAE with N(0, I) in the place of the memory, and its prior by the KL of the ELBO on encodings that rest. Ours
+takes that law and VAE as they are and learns to find depths, by how alike views are there, and to project and blend views, by the error of
+the frame it imagines. No pose is read but those that the law makes of actions; the camera is told.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+from torch import Tensor, nn
+
+from gtmsm_env.memory import SpatialMemory
+from gtmsm_env.model import GTMSM
+from gtmsm_env.networks import frames_to_x, set_principal_components
+from gtmsm_env.perspective import covering
+from gtmsm_env.projection import ProjectedViews
+from gtmsm_env.recipe import Loss, Stage, Trainer
+from gtmsm_env.types import gaussian_log_prob
+
+WORLD = "GTMSM-Labyrinth-v0"
+RULES: dict[str, Any] = {}
+CAMERA = {"field_of_view": 90.0, "height": 0.6, "ceiling": 1.5}  # of that world
+WALKS, STEPS, WHIMS = 1536, 240, 0.05  # what is learned from; how often the walker does any one of the actions
+TAU = 150  # steps remembered
+PLANNED = 768  # walks whose floor plans are found once, for the views to learn on
+
+
+def stages(size: str) -> list[Stage]:
+    """The stages of a full training."""
+    if size == "paper":
+        return [
+            Stage("law", 600, {"law": 1e-2, "friction": 0.1}, 12, falling=True, tau=32),
+            *[Stage("law", 600, {"law": 3e-3, "friction": 0.2}, 16, falling=True, tau=48)] * 3,  # Adam forgets the large first gradients
+            Stage("vae", 24000, {"heads": 1e-3}, 70, falling=True),
+            Stage("prior", 6000, {"prior": 1e-3}, 100, falling=True, tau=TAU, ahead=32),
+        ]
+    return [
+        Stage("stereo", 1000, {"stereo": 2e-3}, 300, falling=True, tau=TAU),
+        Stage("views", 8000, {"projection": 2e-3}, 250, falling=True, tau=TAU),
+        Stage("doubt", 400, {"doubt": 1e-3}, 150, falling=True, tau=TAU),
+    ]
+
+
+def new_model(size: str, seed: int) -> GTMSM:
+    """The paper's model, which has learned nothing; or ours, with its law and VAE, as they ship."""
+    torch.manual_seed(seed)
+    world = {"id": WORLD, "kwargs": RULES, "start": "anywhere"}
+    shared: dict[str, Any] = {"state_size": 3, "law": "walking", "sigma_x": 0.05, "world": world}
+    if size == "paper":
+        return GTMSM((32, 32, 3), 8, prior="combined", K=4, **shared)
+    base = GTMSM.load("labyrinth-paper")
+    model = GTMSM((32, 32, 3), 8, prior="views", K=8, camera=CAMERA, **shared)
+    own = {name: x for name, x in model.state_dict().items() if name.startswith("projected")}
+    model.load_state_dict({**{name: x for name, x in base.state_dict().items() if not name.startswith("combined")}, **own})
+    return model
+
+
+def policy(world: VectorEnv[Any, Any, Any], generator: np.random.Generator) -> Any:
+    """The paper's scavenger, which does all actions now and then."""
+    from gtmsm_env.envs.labyrinth_walker import Scavenger  # needs the extra "labyrinth"
+
+    return Scavenger(world, generator, WHIMS)
+
+
+@dataclass
+class LabyrinthTrainer(Trainer):
+    """`Trainer` of first-person worlds."""
+
+    frames = 64
+    _plans: Tensor | None = field(default=None, repr=False)
+    _states: Tensor | None = field(default=None, repr=False)
+
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        model, transition, projected = self.model, self.model.transition, self.model.projected
+        parts: dict[str, list[nn.Parameter]] = {
+            "law": [parameter for name, parameter in transition.named_parameters() if name != "beta"],
+            "friction": [parameter for name, parameter in transition.named_parameters() if name == "beta"],
+            "vae": [*model.encoder.parameters(), *model.decoder.parameters()],
+            "heads": [
+                parameter
+                for part in (model.encoder, model.decoder)
+                for name, parameter in part.named_parameters()
+                if not name.startswith("linear")
+            ],
+            "prior": [] if model.combined is None else list(model.combined.parameters()),
+        }
+        if projected is not None:
+            parts["stereo"] = list(projected.stereo.parameters())
+            parts["projection"] = [p for part in (projected.sight, projected.weigh, projected.mend) for p in part.parameters()]
+            parts["doubt"] = [*projected.doubt.parameters(), projected.log_variance]
+        return parts
+
+    def losses(self) -> dict[str, Loss]:
+        return {
+            "law": self.law_loss,
+            "vae": self.vae_loss,
+            "prior": self.prior_loss,
+            "stereo": self.stereo_loss,
+            "views": self.views_loss,
+            "doubt": self.doubt_loss,
+        }
+
+    def begin(self) -> None:
+        self._encodings = self._plans = self._states = None
+        if self.stages[self.stage].name == "vae":
+            x = frames_to_x(self._crops(np.random.default_rng([self.seed, 0]), 20_000))
+            set_principal_components(self.model.encoder, self.model.decoder, x, self.model.sigma_x)
+
+    def end(self) -> None:
+        self.model.requires_grad_(False)
+
+    # ---------------------------------------------------------------- objectives
+
+    def law_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
+        """lambda ||u_t - u_t^true||^2 of equation 6, lambda being one over each axis' mean square."""
+        rows = torch.from_numpy(rng.integers(len(self.walks), size=64))
+        walks = self.walks.batch(rows, stage.tau)
+        assert walks.displacements is not None
+        assert self.walks.displacements is not None
+        u = self.model.filter(walks.actions)[2][:, 1:]
+        square = self.walks.displacements.square().mean(dim=(0, 1))
+        return 100 * ((u - walks.displacements).square() / square).mean()
+
+    def prior_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
+        """The KL of the ELBO on encodings that rest, at steps drawn after those remembered."""
+        rows = self._encoded_rows(rng)
+        steps = stage.tau + stage.ahead
+        first = int(rng.integers(self.walks.index.shape[1] - steps + 1))
+        q = [torch.take_along_dim(q[rows], self.walks.index[rows, first : first + steps, None], dim=1) for q in self._encoded()]
+        kl, _ = self.model.divergence(*q, self.walks.actions[rows, first : first + steps - 1], stage.tau, generator=generator)
+        return kl.mean()
+
+    def stereo_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
+        """How unlike half of an entry's sources are at the depths that the other half tell: those must be right elsewhere too."""
+        projected = self._projected()
+        rows = torch.from_numpy(rng.integers(len(self.walks), size=4))
+        views, s = self._views(rows, stage.tau), self._inferred()[rows, : stage.tau]
+        entries = torch.from_numpy(rng.integers(stage.tau, size=(4, 8)))
+        sources = projected.sources_of(s, torch.ones(s.shape[:2], dtype=torch.bool), entries, 2 * projected.sources)
+        row = torch.arange(4)[:, None]
+        view, pose = (x[row, entries].flatten(0, 1) for x in (views, s))
+        seen, judged = (
+            (views[row[..., None], x].flatten(0, 1), s[row[..., None], x].flatten(0, 1)) for x in (sources[..., ::2], sources[..., 1::2])
+        )
+        log_p = projected.stereo(view, pose, *seen)
+        with torch.no_grad():
+            unlike = projected.stereo.unlike(view, pose, *judged)
+        return 1000 * (log_p.exp() * unlike).sum(dim=-1).mean()
+
+    def views_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
+        """How far imagined frames are from the true ones, mended or not, on floor plans that rest: in nats of the likelihood a frame."""
+        x, canvas, laid = self._imagined(stage, rng)
+        wrong = (canvas - x).square().sum(dim=(-1, -2, -3)).mean()
+        blended = (laid[..., : x.shape[-3], :, :] + 0.5 - x).square().sum(dim=(-1, -2, -3)).mean()
+        return (wrong + 0.3 * blended) / (2 * self.model.sigma_x**2)
+
+    def doubt_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
+        """-log p(z | s, M) of the true frames' encodings: only its variance learns."""
+        with torch.no_grad():
+            x, canvas, laid = self._imagined(stage, rng)
+            z, variance = self.model.encoder(x)
+            z = z + variance.sqrt() * torch.empty_like(z).normal_(generator=generator)
+            expected = self.model.encoder(canvas)[0]
+        return -gaussian_log_prob(z, expected, self._projected().variance(laid)).mean()
+
+    # ---------------------------------------------------------------- what they read
+
+    def _projected(self) -> ProjectedViews:
+        assert self.model.projected is not None
+        return self.model.projected
+
+    def _views(self, rows: Tensor, steps: int) -> Tensor:
+        """Frames (R, steps, C, H, W) of some walks."""
+        walks = self.walks.batch(rows, steps)
+        return frames_to_x(torch.take_along_dim(walks.frames, walks.index[..., None, None, None], dim=1))
+
+    @torch.no_grad()
+    def _inferred(self) -> Tensor:
+        """States that the law makes of the actions, (W, T, 3)."""
+        if self._states is None:
+            self._states = self.model.filter(self.walks.actions)[0]
+        return self._states
+
+    @torch.no_grad()
+    def _planned(self, tau: int) -> Tensor:
+        """Floor plans of the first walks, (PLANNED, 2, CELLS, CELLS) of half precision."""
+        if self._plans is None:
+            from tqdm import tqdm
+
+            projected, plans = self._projected(), []
+            for row in tqdm(range(min(PLANNED, len(self.walks))), desc="floor plans", leave=False):
+                rows = torch.tensor([row])
+                views, s = self._views(rows, tau), self._inferred()[rows, :tau]
+                used = torch.ones(s.shape[:2], dtype=torch.bool)
+                plans.append(projected.plan_of(views, s, used).half())
+            self._plans = torch.cat(plans)
+        return self._plans
+
+    def _imagined(self, stage: Stage, rng: np.random.Generator, walks: int = 2, queries: int = 12) -> tuple[Tensor, Tensor, Tensor]:
+        """Frames (R, Q, C, H, W) after the steps remembered, the canvas there, and what it was made of."""
+        projected = self._projected()
+        plans = self._planned(stage.tau)
+        rows = torch.from_numpy(rng.integers(len(plans), size=walks))
+        at = torch.from_numpy(np.stack([rng.choice(np.arange(stage.tau, self.walks.index.shape[1]), queries, replace=False) for _ in rows]))
+        views, s = self._views(rows, self.walks.index.shape[1]), self._inferred()[rows]
+        plan = plans[rows].float() * float(2 ** rng.uniform(-1, 1))  # as much evidence as of shorter and longer walks
+        poses, s = s[:, : stage.tau], s.take_along_dim(at[..., None], dim=1)
+        with torch.no_grad():  # depths of those entries alone that will be asked for
+            usable = torch.ones(1, 1, stage.tau, dtype=torch.bool)
+            asked = covering(projected.camera, poses, usable, s, projected.K).unique()
+            depth = poses.new_zeros(*poses.shape[:2], views.shape[-1])
+            depth[:, asked] = projected.sight.depth(plan, poses[:, asked])
+        memory = SpatialMemory(poses, poses, {"view": views[:, : stage.tau], "depth": depth}, facts={"plan": plan})
+        canvas, laid = projected(s, memory)
+        return views[torch.arange(len(rows))[:, None], at], canvas, laid
