@@ -80,6 +80,8 @@ class LabyrinthEnv(gym.Env[Observation, int]):
         *,
         split: str = "test",
         rooms: Sequence[int] = (1, 1),
+        layout: Literal["rooms", "maze"] = "rooms",
+        textures: Literal["procedural", "lab"] = "procedural",
         frame_size: int = 32,
         field_of_view: float = 90.0,
         camera_height: float = 0.6,
@@ -95,6 +97,8 @@ class LabyrinthEnv(gym.Env[Observation, int]):
         self.batch_of_one = LabyrinthVectorEnv(
             split=split,
             rooms=rooms,
+            layout=layout,
+            textures=textures,
             frame_size=frame_size,
             field_of_view=field_of_view,
             camera_height=camera_height,

@@ -17,6 +17,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from gtmsm_env.envs.labyrinth_lab import open_labmaze
 from gtmsm_env.envs.labyrinth_map import map_from_above
 from gtmsm_env.envs.labyrinth_physics import ACTIONS, move
 from gtmsm_env.envs.labyrinth_raycaster import draw
@@ -45,7 +46,7 @@ class LabyrinthVectorEnv(BatchedRows):
         "render_fps": 15,
         "autoreset_mode": AutoresetMode.NEXT_STEP,
         "start": "anywhere",
-        "content": ("split", "rooms", "goal_radius", "goal_angle"),  # a model of other rooms and goals knows this world's rules
+        "content": ("split", "rooms", "layout", "textures", "goal_radius", "goal_angle"),  # a model of other rooms knows this one's rules
     }
 
     def __init__(
@@ -54,6 +55,8 @@ class LabyrinthVectorEnv(BatchedRows):
         *,
         split: str = "test",
         rooms: Sequence[int] = (1, 1),
+        layout: Literal["rooms", "maze"] = "rooms",
+        textures: Literal["procedural", "lab"] = "procedural",
         frame_size: int = 32,
         field_of_view: float = 90.0,
         camera_height: float = 0.6,
@@ -70,6 +73,8 @@ class LabyrinthVectorEnv(BatchedRows):
     ) -> None:
         _between("num_envs", num_envs, 1)
         _one_of("split", split, tuple(LENGTHS))
+        _one_of("layout", layout, ("rooms", "maze"))
+        _one_of("textures", textures, ("procedural", "lab"))
         _one_of("physics", physics, PHYSICS)
         _one_of("task", task, ("goal", None))
         _one_of("render_mode", render_mode, (None, *self.metadata["render_modes"]))
@@ -89,8 +94,11 @@ class LabyrinthVectorEnv(BatchedRows):
             fewest, most = 0, 0
         if not 1 <= fewest <= most <= MOST_ROOMS:
             raise ValueError(f"rooms must be two whole numbers, the fewest and the most, from 1 to {MOST_ROOMS}, got {rooms!r}")
+        if layout == "maze" or textures == "lab":
+            open_labmaze()
         self.num_envs, self.task, self.render_mode = num_envs, task, render_mode
         self.split, self.rooms, self.frame_size = split, (fewest, most), frame_size
+        self.layout, self.textures = layout, textures
         self.field_of_view, self.camera_height = field_of_view, camera_height
         self.physics, self.speed, self.turn = physics, float(speed), math.radians(turn)
         self.goal_radius, self.goal_angle = goal_radius, math.radians(goal_angle)
@@ -106,7 +114,7 @@ class LabyrinthVectorEnv(BatchedRows):
 
         n = num_envs
         self._rows = np.arange(n)
-        self.worlds = Rooms.empty(n, most)
+        self.worlds = Rooms.empty(n, most, layout)
         self._room = np.zeros(n, np.int64)
         self._pose = np.zeros((n, 3))
         self._velocity = np.zeros((n, 2))  # units a step; of the agent's frame, or of the world's ("lab")
@@ -213,7 +221,7 @@ class LabyrinthVectorEnv(BatchedRows):
         """A world for each row, drawn or number `room`."""
         self._room[rows] = [self.generators[row].integers(LENGTHS[self.split]) for row in rows] if room is None else room
         for row in rows:
-            self.worlds.put(row[None], build(self.split, int(self._room[row]), self.rooms))
+            self.worlds.put(row[None], build(self.split, int(self._room[row]), self.rooms, self.layout, self.textures))
 
     def _begin_worlds(self, rows: Integers, walking: bool, start: Floats) -> None:
         """Put the rows at the start of worlds that are new to them."""
