@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gtmsm_env.envs.labyrinth_lab import open_labmaze
-from gtmsm_env.envs.labyrinth_rooms import ACROSS, CELL, EAST, GROUNDS, HEIGHT, MAZE, NORTH, SIDES, SOUTH, WEST, Integers, Painter, Rooms, stand
+from gtmsm_env.envs.labyrinth_rooms import ACROSS, CELL, FLOOR, GROUNDS, HEIGHT, MAZE, SIDES, SOUTH, Integers, Painter, Rooms, stand
 from gtmsm_env.envs.labyrinth_textures import shade_rim, texels
 
 Letters = NDArray[np.str_]
@@ -44,7 +44,7 @@ def paint(world: Rooms, painter: Painter, cells: Integers, letters: Letters) -> 
     """Paint the surfaces of a maze that is laid out, and hang pictures on long walls."""
     number = np.full((MAZE, MAZE), -1)
     number[tuple(cells.T)] = np.arange(len(cells))
-    for side in (WEST, EAST, SOUTH, NORTH):
+    for side in range(FLOOR):
         for line in number if side < SOUTH else number.T:
             run: list[int] = []  # sectors along one wall
             for sector in line.tolist():  # the last is of the rim

@@ -1,14 +1,14 @@
 """Rooms of the labyrinth: what stands where, and how it is painted, as plain arrays.
 
-The ground is laid out in *sectors*, rectangles whose sides are walls. A side may have one opening that leads on to another sector: a door,
-a mouth of a corridor, or, where the opening is as long as the side, nothing at all. Pillars and balls are *discs* on the ground of one
-sector. x points east and y north, headings turn from east over north, and z points up from the floor; all in units.
+The ground is laid out in *sectors*, rectangles whose sides are walls: rooms and corridors, or the cells of a maze. A side may have one
+opening that leads on to another sector: a door, a mouth of a corridor, or, where the opening is as long as the side, nothing at all.
+Pillars and balls are *discs* on the ground of one sector. x points east and y north, headings turn from east over north, and z points up
+from the floor; all in units.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -162,13 +162,12 @@ class Rooms(NamedTuple):
         along, across = self.opening[row, sector, side].mean(), self.bounds[row, sector, (0, 2, 1, 3)[side]]
         return np.array([across, along] if side < SOUTH else [along, across])
 
-    def path_length(self, row: int, start: Floats, goal: Floats) -> float:
-        """The length of that way in units."""
-        return float(sum(np.hypot(*(b - a)) for a, b in pairwise([start[:2], *self.way(row, start, goal)])))
-
 
 def build(split: str, number: int, rooms: Sequence[int] = (1, 1), layout: str = "rooms", textures: str = "procedural") -> Rooms:
-    """World `number` of a split, one row: a function of these and of the fewest and most rooms alone. No two splits share a seed."""
+    """World `number` of a split, one row: a function of these, the fewest and most rooms, layout and textures alone.
+
+    No two splits share a seed.
+    """
     if not 0 <= number < LENGTHS[split]:
         raise ValueError(f"rooms of {split} are numbered 0 to {LENGTHS[split] - 1}, got {number}")
     generator = np.random.default_rng([len(SPLITS) + SPLITS[split], number])  # pictures have the seeds before

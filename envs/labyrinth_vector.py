@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from gtmsm_env.envs.labyrinth_lab import open_labmaze
 from gtmsm_env.envs.labyrinth_map import map_from_above
+from gtmsm_env.envs.labyrinth_paths import fewest_steps, in_frame
 from gtmsm_env.envs.labyrinth_physics import ACTIONS, move
 from gtmsm_env.envs.labyrinth_raycaster import draw
 from gtmsm_env.envs.labyrinth_rooms import HEIGHT, RADIUS, Integers, Rooms, build
@@ -136,17 +137,15 @@ class LabyrinthVectorEnv(BatchedRows):
         return draw(self.worlds, rows, poses, self.frame_size, self.field_of_view, self.camera_height)
 
     def steps_to_goal(self) -> Integers:
-        """A bound from below of the steps from every row to its goal, (N,): at top speed through doors, pillars ignored, or just turning.
+        """The fewest steps from every row to its goal, (N,): a close bound from below, for shortest paths with momentum and turns.
 
-        ResetNeeded where there is no goal.
+        See `labyrinth_paths`. ResetNeeded where there is no goal.
         """
         if not self._has_goal.all():
             raise ResetNeeded("steps_to_goal needs a goal in every row: reset with task='goal' and outside the walk phase")
-        far = np.array([self.worlds.path_length(row, self._pose[row], self._goal[row]) for row in range(self.num_envs)])
-        turned = np.abs(wrapped(self._pose[:, 2] - self._goal[:, 2]))
-        walking = np.maximum(far - self.goal_radius, 0) / self.speed if self.speed else np.zeros_like(far)
-        turning = np.maximum(turned - self.goal_angle, 0) / self.turn if self.turn else np.zeros_like(far)
-        return np.ceil(np.maximum(walking, turning) - 1e-6).astype(np.int64)
+        how = self.goal_radius, self.goal_angle, self.speed, self.turn, self.physics == "lab"
+        rows = zip(self._rows, self._pose, self._own_velocity(), self._goal, strict=True)
+        return np.array([fewest_steps(self.worlds, int(row), pose, velocity, goal, *how) for row, pose, velocity, goal in rows])
 
     def render(self) -> tuple[Frames, ...] | None:
         """Every row's frame drawn large beside a map of its world from above; None without a render_mode."""
@@ -316,15 +315,14 @@ class LabyrinthVectorEnv(BatchedRows):
         frame = self._frame.copy()
         return {"frame": frame, "goal": self._goal_frame.copy()} if self.task else {"frame": frame}
 
+    def _own_velocity(self) -> Floats:
+        """Velocities (N, 2) in the agents' frames."""
+        return in_frame(self._velocity, self._pose[:, 2]) if self.physics == "lab" else self._velocity.copy()
+
     def _info(self) -> Info:
-        velocity = self._velocity.copy()
-        if self.physics == "lab":
-            cos, sin = np.cos(self._pose[:, 2]), np.sin(self._pose[:, 2])
-            u, v = self._velocity.T
-            velocity = np.stack([cos * u + sin * v, cos * v - sin * u], axis=1)
         info = self._told(
             pose=self._pose.copy(),
-            velocity=velocity,
+            velocity=self._own_velocity(),
             displacement=self._displacement.copy(),
             touched=self._touched.copy(),
             room=self._room.copy(),

@@ -35,6 +35,12 @@ register(
     kwargs={"rooms": [2, 4]},
 )
 register(
+    id="GTMSM-LabyrinthMaze-v0",
+    entry_point="gtmsm_env.envs.labyrinth:LabyrinthEnv",
+    vector_entry_point="gtmsm_env.envs.labyrinth:LabyrinthVectorEnv",
+    kwargs={"layout": "maze", "textures": "lab", "rooms": [4, 4]},
+)
+register(
     id="GTMSM-Dream-v0",
     entry_point="gtmsm_env.dream:DreamEnv",
     vector_entry_point="gtmsm_env.dream:DreamVectorEnv",

@@ -41,7 +41,7 @@ print(*names, *{name.partition(".")[0] for name in sys.modules})
 
 
 def test_every_environment_is_registered() -> None:
-    names = ("Dream", "ImageNavigation", "Labyrinth", "LabyrinthRooms", "LabyrinthRotate", "ObstacleGrid")
+    names = ("Dream", "ImageNavigation", "Labyrinth", "LabyrinthMaze", "LabyrinthRooms", "LabyrinthRotate", "ObstacleGrid")
     assert sorted(f"GTMSM-{name}-v0" for name in names) == IDS
 
 
@@ -66,7 +66,7 @@ def test_worlds_install_inside_the_package(tmp_path: Path) -> None:
 def test_installed_metadata() -> None:
     assert version("gtmsm-env") == gtmsm_env.__version__
     extras = metadata("gtmsm-env").get_all("Provides-Extra") or []
-    assert {"all", "dev", "images", "labyrinth", "plot", "sb3", "train", "video"} <= set(extras)
+    assert {"all", "dev", "images", "labmaze", "labyrinth", "plot", "sb3", "train", "video"} <= set(extras)
 
 
 def test_the_package_is_typed() -> None:
