@@ -25,8 +25,7 @@ from gtmsm_env.vector import Floats
 
 CORNERS = 16  # a multiple of 4, so that they lie on straight walls too
 INNER = math.cos(math.pi / CORNERS)  # radius of the circle inside a polygon whose corners are 1 from its middle
-GRID = 21  # velocities tabulated along each axis
-TOP = {False: 0.9, True: 1.3}  # the highest of them in top speeds, by whether the physics is "lab": nobody comes to be faster
+AXIS = {False: np.linspace(-0.9, 0.9, 11), True: np.linspace(-1.3, 1.3, 21)}  # velocities tabulated, by whether the physics is "lab"
 ERROR = 0.005  # of lengths, by the grid, at most
 STEADY = 64  # steps after which every further one adds as much
 LEAST_TURN = math.radians(3)  # for which headings are looked at: smaller turns make too many
@@ -48,8 +47,8 @@ def fewest_steps(
 ) -> int:
     """A bound from below of the steps from a pose, with a velocity in its frame, to within `reach` units and `angle` of the pose `goal`.
 
-    See `labyrinth_physics.move` for the other arguments. Not looked at: a slide around the end of a wall may be some percent longer than
-    the step that was meant.
+    See `labyrinth_physics.move` for the other arguments. Beside a wall or disc, touches may help: they take away a part of the velocity,
+    and an agent may turn while it slides along. The first is looked at, and for the second a step is left off; touches further on are not.
     """
     turned = (goal[2] - pose[2] + np.pi) % (2 * np.pi) - np.pi
     steps = math.ceil(max(abs(turned) - angle, 0) / turn - 1e-6) if turn else 0
@@ -65,22 +64,25 @@ def fewest_steps(
     straight = (math.hypot(*aside) - reach) / speed * (1 - ERROR)
     if turn < LEAST_TURN or straight <= 0:
         return steps
-    return max(steps, _straight(moves, near, weight, straight, math.atan2(aside[1], aside[0]) - pose[2], turned, turn, angle))
+    axis, (u, v) = AXIS[lab], velocity / speed
+    beside = rooms.clearance(row, *pose[:2]) < RADIUS + 2 * speed  # as far as an agent may coast
+    parts = beside & (np.hypot(axis[:, None] - u / 2, axis[None, :] - v / 2) <= math.hypot(u, v) / 2)  # what touches may leave of (u, v)
+    bearing = math.atan2(aside[1], aside[0]) - pose[2]
+    return max(steps, _straight(moves, near, weight, np.flatnonzero(parts), straight, bearing, turned, turn, angle) - beside)
 
 
 @lru_cache(maxsize=8)
 def _moves(turn: float, lab: bool) -> Moves:
     """The table for one kind of physics."""
-    axis = np.linspace(-TOP[lab], TOP[lab], GRID)
-    velocities = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2).repeat(len(LOOKS), axis=0)
-    nowhere, actions = np.zeros(len(velocities), np.int64), np.tile(np.arange(len(LOOKS)), GRID**2)
+    velocities = np.stack(np.meshgrid(AXIS[lab], AXIS[lab], indexing="ij"), axis=-1).reshape(-1, 2).repeat(len(LOOKS), axis=0)
+    nowhere, actions = np.zeros(len(velocities), np.int64), np.tile(np.arange(len(LOOKS)), len(AXIS[lab]) ** 2)
     poses, velocities, displacement, _ = move(Rooms.empty(1, 1), nowhere, np.zeros((len(actions), 3)), velocities, actions, 1.0, turn, lab)
     if lab:
         velocities = in_frame(velocities, poses[:, 2])
     after, weight = _between(velocities, lab)
-    after, weight = after.reshape(GRID**2, -1, 4), weight.reshape(GRID**2, -1, 4)
-    displacement = np.ascontiguousarray(displacement[:, :2]).reshape(GRID**2, len(LOOKS), 2)
-    longest = np.zeros((STEADY + 1, GRID**2))
+    after, weight = after.reshape(-1, len(LOOKS), 4), weight.reshape(-1, len(LOOKS), 4)
+    displacement = np.ascontiguousarray(displacement[:, :2]).reshape(-1, len(LOOKS), 2)
+    longest = np.zeros((STEADY + 1, len(displacement)))
     for step in range(STEADY):
         longest[step + 1] = (np.hypot(*np.moveaxis(displacement, -1, 0)) + (weight * longest[step, after]).sum(axis=-1)).max(axis=-1)
     return Moves(displacement, after, weight, longest)
@@ -95,16 +97,17 @@ def in_frame(velocity: Floats, heading: Floats) -> Floats:
 
 def _between(velocities: Floats, lab: bool) -> tuple[Integers, Floats]:
     """The numbers of the four velocities of the grid around each (N, 2), and their weights, both (N, 4)."""
-    place = np.clip((velocities / TOP[lab] + 1) * (GRID - 1) / 2, 0, GRID - 1 - 1e-9)
+    axis = AXIS[lab]
+    place = np.clip((velocities - axis[0]) / (axis[1] - axis[0]), 0, len(axis) - 1 - 1e-9)
     low = place.astype(np.int64)
     (u, v), (share_u, share_v) = low.T, (place - low).T
-    numbers = np.stack([u * GRID + v, u * GRID + v + 1, (u + 1) * GRID + v, (u + 1) * GRID + v + 1], axis=1)
+    numbers = u[:, None] * len(axis) + v[:, None] + np.array([0, 1, len(axis), len(axis) + 1])
     weights = [(1 - share_u) * (1 - share_v), (1 - share_u) * share_v, share_u * (1 - share_v), share_u * share_v]
     return numbers, np.stack(weights, axis=1)
 
 
 @compiled
-def _straight(moves: Any, near: Any, weight: Any, far: float, bearing: float, turned: float, turn: float, angle: float) -> int:
+def _straight(moves: Any, near: Any, weight: Any, parts: Any, far: float, bearing: float, turned: float, turn: float, angle: float) -> int:
     """Fewest steps that lead so far in the direction `bearing` and end within `angle` of the heading `turned`, as the agent sees both."""
     circle = math.ceil(2 * math.pi / turn)
     headings, velocities = 2 * circle + 1, len(moves.displacement)
@@ -117,6 +120,8 @@ def _straight(moves: Any, near: Any, weight: Any, far: float, bearing: float, tu
         reached = 0.0
         for j in range(4):
             reached += weight[j] * best[circle, near[j]]
+        for part in parts:
+            reached = max(reached, best[circle, part])
         if reached >= far - 1e-9:
             return steps
         steps += 1

@@ -224,12 +224,14 @@ def stand(world: Rooms, generator: np.random.Generator, room: int, pillar: bool)
     radius = generator.uniform(0.18, 0.32) if pillar else generator.uniform(0.12, 0.24)
     height = 0.0 if pillar else generator.choice([radius, generator.uniform(0.35, 0.95)])
     west, south, east, north = world.bounds[0, room]
-    sides = np.flatnonzero((world.beyond[0, room] >= 0) & ~world.wide(0, room))
+    sides = np.flatnonzero(world.beyond[0, room] >= 0)
+    free = np.where(world.wide(0, room)[sides], 1.25 * RADIUS, 1.0)  # to keep around the middles of openings, where ways lead
+    middles = np.array([world._middle(0, room, side) for side in sides.tolist()]).reshape(-1, 2)
     for _ in range(20):
         x, y = generator.uniform([west, south], [east, north])
-        to_door = min((np.hypot(*(world._middle(0, room, side) - [x, y])) for side in sides.tolist()), default=np.inf)
+        passable = (np.hypot(*(middles - [x, y]).T) >= radius + free).all()
         inside = min(x - west, east - x, y - south, north - y) >= radius  # as rays look for it in this sector alone
-        if inside and world.clearance(0, x, y) >= radius + PASSAGE and to_door >= radius + 1:
+        if inside and world.clearance(0, x, y) >= radius + PASSAGE and passable:
             disc = world.discs[0]
             world.disc[0, disc], world.disc_sector[0, disc] = (x, y, radius, height), room
             world.discs[0] += 1
