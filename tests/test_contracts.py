@@ -20,7 +20,8 @@ from gymnasium.vector import AutoresetMode
 import gtmsm_env  # noqa: F401  registers the environments
 
 WORLD, DREAM = "GTMSM-ImageNavigation-v0", "GTMSM-Dream-v0"
-IDS = sorted(name for name in gym.registry if name.startswith("GTMSM-"))
+ABSENT = set() if find_spec("labmaze") else {"GTMSM-LabyrinthMaze-v0"}  # labmaze is made for Python up to 3.12
+IDS = sorted(name for name in gym.registry if name.startswith("GTMSM-") and name not in ABSENT)
 SHORT: dict[str, dict[str, Any]] = {DREAM: {"walk_steps": 48, "episodes_per_walk": 2}}  # quicker walks
 VARIANTS = [
     *((name, SHORT.get(name, {})) for name in IDS),

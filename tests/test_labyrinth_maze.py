@@ -106,6 +106,25 @@ class TestMazes:
             walls = world.first[0, : world.sectors[0], :4][shut]
             assert len(set(walls.tolist())) == shut.sum()  # each has its own
 
+    def test_floors_and_walls_run_on_from_cell_to_cell(self, maze: Any) -> None:
+        """What two cells show beside the line between them is more alike than what lies a cell apart, but where another floor begins."""
+        world = maze(1, "procedural")
+        for side, surface in ((1, 4), (3, 4), (1, 5), (3, 5), (1, 2), (3, 0)):  # going east or north, on floor, ceiling and walls
+            seams, apart = [], []
+            for one, other in enumerate(world.beyond[0, : world.sectors[0], side]):
+                if other < 0 or (surface < 4 and max(world.beyond[0, [one, other], surface]) >= 0):
+                    continue
+                here, there = (
+                    world.texels[0, first : first + rows * columns].reshape(rows, columns, 3).astype(float)
+                    for first, (rows, columns) in ((world.first[0, s, surface], world.shape[0, s, surface]) for s in (one, other))
+                )
+                if side == 3 and surface > 3:  # rows of a floor lie from south to north
+                    here, there = here.swapaxes(0, 1), there.swapaxes(0, 1)
+                seams.append(np.abs(here[:, -1] - there[:, 0]).mean())
+                apart.append(np.abs(here[:, -1] - there[:, -1]).mean())
+            assert len(seams) >= 8
+            assert np.mean(np.less(seams, np.multiply(0.7, apart))) > 0.6
+
     @pytest.mark.parametrize("textures", ["lab", "procedural"])
     def test_frames_are_those_of_the_slow_eye(self, maze: Any, textures: str) -> None:
         world, generator = maze(2, textures), np.random.default_rng(3)
