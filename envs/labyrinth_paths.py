@@ -49,6 +49,7 @@ def fewest_steps(
 
     See `labyrinth_physics.move` for the other arguments. Beside a wall or disc, touches may help: they take away a part of the velocity,
     and an agent may turn while it slides along. The first is looked at, and for the second a step is left off; touches further on are not.
+    In "lab", as in Quake, who slides along a wall can also come to be faster than anyone in the open, which is not looked at either.
     """
     turned = (goal[2] - pose[2] + np.pi) % (2 * np.pi) - np.pi
     steps = math.ceil(max(abs(turned) - angle, 0) / turn - 1e-6) if turn else 0

@@ -139,7 +139,7 @@ class LabyrinthVectorEnv(BatchedRows):
     def steps_to_goal(self) -> Integers:
         """The fewest steps from every row to its goal, (N,): a close bound from below, for shortest paths with momentum and turns.
 
-        See `labyrinth_paths`. ResetNeeded where there is no goal.
+        See `labyrinth_paths`; agents that slide along walls can be a little faster in "lab". ResetNeeded where there is no goal.
         """
         if not self._has_goal.all():
             raise ResetNeeded("steps_to_goal needs a goal in every row: reset with task='goal' and outside the walk phase")
