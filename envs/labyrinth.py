@@ -21,7 +21,8 @@ class LabyrinthEnv(gym.Env[Observation, int]):
 
     Every wall, floor and ceiling has its own seeded texture and colours and never repeats; pictures hang on walls, pillars reach from floor
     to ceiling, and balls lie or float. `GTMSM-LabyrinthRooms-v0` has two to four such rooms, joined by corridors; in
-    `GTMSM-LabyrinthRotate-v0` the agent only turns, 9.3 degrees a step, which is no part of a circle.
+    `GTMSM-LabyrinthRotate-v0` the agent only turns, 9.3 degrees a step, which is no part of a circle. `GTMSM-LabyrinthMaze-v0` has DeepMind
+    Lab's random mazes, of up to four rooms, and its textures.
 
     ## Action space
     `Discrete(8)`, the actions of DeepMind Lab's agents but "fire"; see `ACTIONS` for what each does:
@@ -64,13 +65,15 @@ class LabyrinthEnv(gym.Env[Observation, int]):
     walked in this world so far; `phase`, "walk" or "task". All but the displacement are for evaluation only.
 
     ## Arguments
-    `split`: "train", "validation" or "test", which share no room; `rooms`: fewest and most, of 3.5 to 5.5 units a side; `frame_size` in
-    pixels; `field_of_view` in degrees; `camera_height` in units, of walls of 1.5, the camera being level; `physics`: "smooth" or "lab";
-    `speed`, the top speed in units a step (0: the agent only turns); `turn`, `goal_angle` in degrees; `goal_radius` in units; `task`:
-    "goal" or None; `horizon`; `render_mode`: "rgb_array" or None.
+    `split`: "train", "validation" or "test", which share no room; `rooms`: fewest and most, of 3.5 to 5.5 units a side; `layout`: "rooms",
+    or "maze", cells of 4/3 units with up to so many rooms of 3 to 5 cells a side as find a place; `textures`: "procedural", or "lab",
+    DeepMind Lab's, drawn for each surface and repeated over it (both need the extra "labmaze"); `frame_size` in pixels; `field_of_view` in
+    degrees; `camera_height` in units, of walls of 1.5, the camera being level; `physics`: "smooth" or "lab"; `speed`, the top speed in
+    units a step (0: the agent only turns); `turn`, `goal_angle` in degrees; `goal_radius` in units; `task`: "goal" or None; `horizon`;
+    `render_mode`: "rgb_array" or None.
 
     ValueError for arguments, options and actions out of range; ResetNeeded for a step before `reset` or after the end; ModuleNotFoundError
-    without the extra "labyrinth".
+    without the extra "labyrinth", or "labmaze" where it is needed.
     """
 
     metadata: dict[str, Any] = {key: value for key, value in LabyrinthVectorEnv.metadata.items() if key != "autoreset_mode"}  # noqa: RUF012
@@ -80,6 +83,8 @@ class LabyrinthEnv(gym.Env[Observation, int]):
         *,
         split: str = "test",
         rooms: Sequence[int] = (1, 1),
+        layout: Literal["rooms", "maze"] = "rooms",
+        textures: Literal["procedural", "lab"] = "procedural",
         frame_size: int = 32,
         field_of_view: float = 90.0,
         camera_height: float = 0.6,
@@ -95,6 +100,8 @@ class LabyrinthEnv(gym.Env[Observation, int]):
         self.batch_of_one = LabyrinthVectorEnv(
             split=split,
             rooms=rooms,
+            layout=layout,
+            textures=textures,
             frame_size=frame_size,
             field_of_view=field_of_view,
             camera_height=camera_height,
@@ -113,7 +120,7 @@ class LabyrinthEnv(gym.Env[Observation, int]):
         self.action_space = self.batch_of_one.single_action_space
 
     def steps_to_goal(self) -> int:
-        """A bound from below of the steps to the goal; see `LabyrinthVectorEnv.steps_to_goal`."""
+        """The fewest steps to the goal, a close bound from below; see `LabyrinthVectorEnv.steps_to_goal`."""
         return int(self.batch_of_one.steps_to_goal()[0])
 
     def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[Observation, Info]:

@@ -18,22 +18,21 @@ def map_from_above(worlds: Rooms, row: int, pose: Floats, goal: Floats | None, s
     low, high = bounds[:, :2].min(axis=0), bounds[:, 2:].max(axis=0)
     scale = (high - low).max() * 1.08 / size  # units a pixel
     middle = (low + high) / 2
-    x = middle[0] + (np.arange(size)[None, :] + 0.5 - size / 2) * scale + np.zeros((size, 1))
-    y = middle[1] - (np.arange(size)[:, None] + 0.5 - size / 2) * scale + np.zeros((1, size))
+    x = (middle[0] + (np.arange(size) + 0.5 - size / 2) * scale)[None, :]
+    y = (middle[1] - (np.arange(size) + 0.5 - size / 2) * scale)[:, None]
     picture = np.full((size, size, 3), BACKGROUND, np.uint8)
     for sector, (west, south, east, north) in enumerate(bounds):  # the walls around every sector, then its ground over them
-        near = (x > west - WALL) & (x < east + WALL) & (y > south - WALL) & (y < north + WALL)
-        picture[near & (picture == BACKGROUND).all(axis=-1)] = _texture(worlds, row, sector, CEILING).mean(axis=(0, 1)) * 0.5 + 110
+        near = picture[_within(y[:, 0], south - WALL, north + WALL), _within(x[0], west - WALL, east + WALL)]
+        near[(near == BACKGROUND).all(axis=-1)] = _texture(worlds, row, sector, CEILING).mean(axis=(0, 1)) * 0.5 + 110
     for sector, (west, south, east, north) in enumerate(bounds):
-        inside = (x >= west) & (x <= east) & (y >= south) & (y <= north)
+        rows, columns = _within(y[:, 0], south, north), _within(x[0], west, east)
         ground = _texture(worlds, row, sector, FLOOR)
-        v, u = (y[inside] - south) / (north - south), (x[inside] - west) / (east - west)
-        picture[inside] = ground[_number(v, len(ground)), _number(u, ground.shape[1])]
+        v, u = (y[rows, 0] - south) / (north - south), (x[0, columns] - west) / (east - west)
+        picture[rows, columns] = ground[_number(v, len(ground))][:, _number(u, ground.shape[1])]
     for disc in range(worlds.discs[row]):
         centre_x, centre_y, radius, height = worlds.disc[row, disc]
-        rows, columns = worlds.disc_shape[row, disc]
-        first = worlds.disc_first[row, disc]
-        colour = worlds.texels[row, first : first + rows * columns].mean(axis=0)
+        first, texels = worlds.disc_first[row, disc], worlds.disc_shape[row, disc].prod()
+        colour = worlds.texels[row, first : first + texels].mean(axis=0)
         far = np.hypot(x - centre_x, y - centre_y)
         picture[far < radius] = colour
         picture[(far < radius) & (far > radius - 2.5 * scale)] = 0 if height else 255  # pillars are ringed in white, balls in black
@@ -52,6 +51,12 @@ def _texture(worlds: Rooms, row: int, sector: int, surface: int) -> Frames:
     rows, columns = worlds.shape[row, sector, surface]
     first = worlds.first[row, sector, surface]
     return worlds.texels[row, first : first + rows * columns].reshape(rows, columns, 3)
+
+
+def _within(places: Floats, low: float, high: float) -> slice:
+    """Those of ordered places that lie from low to high."""
+    inside = np.flatnonzero((places >= low) & (places <= high))
+    return slice(inside[0], inside[-1] + 1) if len(inside) else slice(0)
 
 
 def _number(share: NDArray[np.float64], count: int) -> Integers:

@@ -6,12 +6,13 @@ mean of 2 x 2 texels of the level before. Noise is a sum of random lattices enla
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gtmsm_env.vector import Floats, Frames
+from gtmsm_env.vector import Flags, Floats, Frames
 
 DENSITY = 24  # texels a unit, at least
 LEVELS = 5
@@ -111,12 +112,16 @@ def _laid(generator: np.random.Generator, v: Plane, u: Plane, tall: float, wide:
     return number, np.clip(1.2 - to_edge * DENSITY, 0, 1)
 
 
-def shade_rim(picture: Picture, depth: float = 0.35, reach: float = 0.3) -> None:
-    """Darken a surface towards its edges, where it meets others, in place; `reach` in units."""
+def shade_rim(picture: Picture, edges: Sequence[bool] | Flags = (True,) * 4, depth: float = 0.35, reach: float = 0.3) -> None:
+    """Darken a surface towards its edges, where it meets others, in place; `reach` in units.
+
+    `edges` says which: where the first columns are, where the last are, the first rows, the last rows.
+    """
     rows, columns = picture.shape[:2]
-    for length, axis in ((rows, 0), (columns, 1)):
+    for length, axis, first in ((rows, 0, 2), (columns, 1, 0)):
         line = np.arange(length) + 0.5
-        light = 1 - depth * np.exp(-np.minimum(line, length - line) / (reach * DENSITY))
+        far = np.minimum(np.where(edges[first], line, np.inf), np.where(edges[first + 1], length - line, np.inf))
+        light = 1 - depth * np.exp(-far / (reach * DENSITY))
         picture *= light[:, None, None] if axis == 0 else light[None, :, None]
 
 

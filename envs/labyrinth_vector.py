@@ -17,8 +17,10 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from gtmsm_env.envs.first_person import ACTIONS, REDRAWS, REMEMBERED, at_goal, check_between, check_one_of, check_phase, wrapped
+from gtmsm_env.envs.first_person import ACTIONS, REDRAWS, REMEMBERED, at_goal, check_between, check_one_of, check_phase
+from gtmsm_env.envs.labyrinth_lab import open_labmaze
 from gtmsm_env.envs.labyrinth_map import map_from_above
+from gtmsm_env.envs.labyrinth_paths import fewest_steps, in_frame
 from gtmsm_env.envs.labyrinth_physics import move
 from gtmsm_env.envs.labyrinth_raycaster import draw
 from gtmsm_env.envs.labyrinth_rooms import HEIGHT, RADIUS, Integers, Rooms, build
@@ -44,7 +46,7 @@ class LabyrinthVectorEnv(BatchedRows):
         "render_fps": 15,
         "autoreset_mode": AutoresetMode.NEXT_STEP,
         "start": "anywhere",
-        "content": ("split", "rooms", "goal_radius", "goal_angle"),  # a model of other rooms and goals knows this world's rules
+        "content": ("split", "rooms", "layout", "textures", "goal_radius", "goal_angle"),  # a model of other rooms knows this one's rules
     }
 
     def __init__(
@@ -53,6 +55,8 @@ class LabyrinthVectorEnv(BatchedRows):
         *,
         split: str = "test",
         rooms: Sequence[int] = (1, 1),
+        layout: Literal["rooms", "maze"] = "rooms",
+        textures: Literal["procedural", "lab"] = "procedural",
         frame_size: int = 32,
         field_of_view: float = 90.0,
         camera_height: float = 0.6,
@@ -69,6 +73,8 @@ class LabyrinthVectorEnv(BatchedRows):
     ) -> None:
         check_between("num_envs", num_envs, 1)
         check_one_of("split", split, tuple(LENGTHS))
+        check_one_of("layout", layout, ("rooms", "maze"))
+        check_one_of("textures", textures, ("procedural", "lab"))
         check_one_of("physics", physics, PHYSICS)
         check_one_of("task", task, ("goal", None))
         check_one_of("render_mode", render_mode, (None, *self.metadata["render_modes"]))
@@ -88,8 +94,11 @@ class LabyrinthVectorEnv(BatchedRows):
             fewest, most = 0, 0
         if not 1 <= fewest <= most <= MOST_ROOMS:
             raise ValueError(f"rooms must be two whole numbers, the fewest and the most, from 1 to {MOST_ROOMS}, got {rooms!r}")
+        if layout == "maze" or textures == "lab":
+            open_labmaze()
         self.num_envs, self.task, self.render_mode = num_envs, task, render_mode
         self.split, self.rooms, self.frame_size = split, (fewest, most), frame_size
+        self.layout, self.textures = layout, textures
         self.field_of_view, self.camera_height = field_of_view, camera_height
         self.physics, self.speed, self.turn = physics, float(speed), math.radians(turn)
         self.goal_radius, self.goal_angle = goal_radius, math.radians(goal_angle)
@@ -105,7 +114,7 @@ class LabyrinthVectorEnv(BatchedRows):
 
         n = num_envs
         self._rows = np.arange(n)
-        self.worlds = Rooms.empty(n, most)
+        self.worlds = Rooms.empty(n, most, layout)
         self._room = np.zeros(n, np.int64)
         self._pose = np.zeros((n, 3))
         self._velocity = np.zeros((n, 2))  # units a step; of the agent's frame, or of the world's ("lab")
@@ -127,17 +136,15 @@ class LabyrinthVectorEnv(BatchedRows):
         return draw(self.worlds, rows, poses, self.frame_size, self.field_of_view, self.camera_height)
 
     def steps_to_goal(self) -> Integers:
-        """A bound from below of the steps from every row to its goal, (N,): at top speed through doors, pillars ignored, or just turning.
+        """The fewest steps from every row to its goal, (N,): a close bound from below, for shortest paths with momentum and turns.
 
-        ResetNeeded where there is no goal.
+        See `labyrinth_paths`; agents that slide along walls can be a little faster in "lab". ResetNeeded where there is no goal.
         """
         if not self._has_goal.all():
             raise ResetNeeded("steps_to_goal needs a goal in every row: reset with task='goal' and outside the walk phase")
-        far = np.array([self.worlds.path_length(row, self._pose[row], self._goal[row]) for row in range(self.num_envs)])
-        turned = np.abs(wrapped(self._pose[:, 2] - self._goal[:, 2]))
-        walking = np.maximum(far - self.goal_radius, 0) / self.speed if self.speed else np.zeros_like(far)
-        turning = np.maximum(turned - self.goal_angle, 0) / self.turn if self.turn else np.zeros_like(far)
-        return np.ceil(np.maximum(walking, turning) - 1e-6).astype(np.int64)
+        how = self.goal_radius, self.goal_angle, self.speed, self.turn, self.physics == "lab"
+        rows = zip(self._rows, self._pose, self._own_velocity(), self._goal, strict=True)
+        return np.array([fewest_steps(self.worlds, int(row), pose, velocity, goal, *how) for row, pose, velocity, goal in rows])
 
     def render(self) -> tuple[Frames, ...] | None:
         """Every row's frame drawn large beside a map of its world from above; None without a render_mode."""
@@ -212,7 +219,7 @@ class LabyrinthVectorEnv(BatchedRows):
         """A world for each row, drawn or number `room`."""
         self._room[rows] = [self.generators[row].integers(LENGTHS[self.split]) for row in rows] if room is None else room
         for row in rows:
-            self.worlds.put(row[None], build(self.split, int(self._room[row]), self.rooms))
+            self.worlds.put(row[None], build(self.split, int(self._room[row]), self.rooms, self.layout, self.textures))
 
     def _begin_worlds(self, rows: Integers, walking: bool, start: Floats) -> None:
         """Put the rows at the start of worlds that are new to them."""
@@ -295,15 +302,14 @@ class LabyrinthVectorEnv(BatchedRows):
         frame = self._frame.copy()
         return {"frame": frame, "goal": self._goal_frame.copy()} if self.task else {"frame": frame}
 
+    def _own_velocity(self) -> Floats:
+        """Velocities (N, 2) in the agents' frames."""
+        return in_frame(self._velocity, self._pose[:, 2]) if self.physics == "lab" else self._velocity.copy()
+
     def _info(self) -> Info:
-        velocity = self._velocity.copy()
-        if self.physics == "lab":
-            cos, sin = np.cos(self._pose[:, 2]), np.sin(self._pose[:, 2])
-            u, v = self._velocity.T
-            velocity = np.stack([cos * u + sin * v, cos * v - sin * u], axis=1)
         info = self._told(
             pose=self._pose.copy(),
-            velocity=velocity,
+            velocity=self._own_velocity(),
             displacement=self._displacement.copy(),
             touched=self._touched.copy(),
             room=self._room.copy(),

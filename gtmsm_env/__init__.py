@@ -41,6 +41,12 @@ register(
     vector_entry_point="gtmsm_env.envs.deepmind_lab:make_vector",
 )
 register(
+    id="GTMSM-LabyrinthMaze-v0",
+    entry_point="gtmsm_env.envs.labyrinth:LabyrinthEnv",
+    vector_entry_point="gtmsm_env.envs.labyrinth:LabyrinthVectorEnv",
+    kwargs={"layout": "maze", "textures": "lab", "rooms": [4, 4]},
+)
+register(
     id="GTMSM-Dream-v0",
     entry_point="gtmsm_env.dream:DreamEnv",
     vector_entry_point="gtmsm_env.dream:DreamVectorEnv",

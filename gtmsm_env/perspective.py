@@ -40,7 +40,7 @@ class Camera(nn.Module):
             self.register_buffer(name, value, persistent=False)
 
     def seen_from(self, pose: Tensor, aside: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
-        """Where, ahead and to the left, points at a depth of columns `aside` lie, seen at `pose` (*B, 3) in the frame that poses are told in.
+        """Where points lie that are seen from `pose` (*B, 3) at a depth of columns `aside`, in the frame that poses are told in: (*B) each.
 
         aside, depth: (*B) or what broadcasts
         """

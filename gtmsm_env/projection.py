@@ -19,9 +19,9 @@ CHUNK = 64  # entries whose depth is found at once: their comparisons fill memor
 class ProjectedViews(nn.Module):
     """What the K remembered views that cover most of a pose show of it, each pixel carried over by the depth of its column.
 
-    p(x | z, s, M) has the mean canvas(s, M) + decoder(z) - decoder(encoder(canvas)), and p(z | s, M) = N(z; encoder(canvas), v(s, M)): the
-    canvas holds what views tell, z what they leave open. Where z is expected, the frame is the canvas itself. Depths come from a floor plan,
-    which a memory's views imply (`recall`). It assumes a level camera in rooms of upright walls, and a state in the camera's unit.
+    p(x | z, s, M) has the mean canvas(s, M) + decoder(z) - decoder(encoder(canvas)), and p(z | s, M) = N(z; encoder(canvas), v(s, M)):
+    the canvas holds what views tell, z what they leave open. Where z is expected, the frame is the canvas itself. Depths come from a floor
+    plan, which a memory's views imply (`recall`). It assumes a level camera in rooms of upright walls, and a state in the camera's unit.
 
     Args:
         camera: "field_of_view" in degrees, "height" and "ceiling" in units

@@ -115,7 +115,8 @@ class FirstPerson(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """All steps: s, u (*B, 3), a (*B, T) int64 -> s_1..s_T and u_1..u_T (*B, T, 3).
 
-        lengths: None, as these laws have no walls to learn. stops: whether something stands at s (*B, 3), (*B,) bool; the agent slides along.
+        lengths: None, as these laws have no walls to learn. stops: whether something stands at s (*B, 3), (*B,) bool; the agent slides
+        along it.
         """
         if a.shape[-1] == 0:
             return s.new_empty(*a.shape, 3), s.new_empty(*a.shape, 3)

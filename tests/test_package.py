@@ -41,7 +41,8 @@ print(*names, *{name.partition(".")[0] for name in sys.modules})
 
 
 def test_every_environment_is_registered() -> None:
-    names = ("DeepMindLab", "Dream", "ImageNavigation", "Labyrinth", "LabyrinthRooms", "LabyrinthRotate", "ObstacleGrid", "VizDoom")
+    labyrinths = ("Labyrinth", "LabyrinthMaze", "LabyrinthRooms", "LabyrinthRotate")
+    names = ("DeepMindLab", "Dream", "ImageNavigation", *labyrinths, "ObstacleGrid", "VizDoom")
     assert sorted(f"GTMSM-{name}-v0" for name in names) == IDS
 
 
@@ -66,7 +67,7 @@ def test_worlds_install_inside_the_package(tmp_path: Path) -> None:
 def test_installed_metadata() -> None:
     assert version("gtmsm-env") == gtmsm_env.__version__
     extras = metadata("gtmsm-env").get_all("Provides-Extra") or []
-    assert {"all", "dev", "images", "labyrinth", "plot", "sb3", "train", "video", "vizdoom"} <= set(extras)
+    assert {"all", "dev", "images", "labmaze", "labyrinth", "plot", "sb3", "train", "video", "vizdoom"} <= set(extras)
 
 
 def test_the_package_is_typed() -> None:
