@@ -134,3 +134,33 @@ class Scavenger:
             )
             touched |= hit
         return touched
+
+
+class Turner:
+    """Turns on the spot, in every world one way: the paper's rotating agent. Called, it gives the action, or one a row.
+
+    Args:
+        world, generator: as for `Scavenger`
+        whims: probability of doing any one action instead, for a step
+    """
+
+    def __init__(self, world: Any, generator: np.random.Generator | Sequence[np.random.Generator], whims: float = 0.0) -> None:
+        self._scalar = not isinstance(world, VectorEnv)
+        self.world: LabyrinthVectorEnv = world.unwrapped.batch_of_one if self._scalar else world.unwrapped
+        rows = self.world.num_envs
+        self._generators = [generator] * rows if isinstance(generator, np.random.Generator) else list(generator)
+        self.whims = whims
+        self._turn = np.full(rows, LEFT)
+
+    def __call__(self) -> Any:
+        actions = self._turn
+        for row, generator in enumerate(self._generators):
+            if self.world._world_steps[row] == 0:
+                actions[row] = generator.choice([LEFT, RIGHT])
+        if self.whims:
+            whims = [
+                int(g.integers(len(ACTIONS))) if g.random() < self.whims else turn
+                for g, turn in zip(self._generators, actions, strict=True)
+            ]
+            return whims[0] if self._scalar else np.array(whims)
+        return actions[0] if self._scalar else actions.copy()

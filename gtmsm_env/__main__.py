@@ -14,7 +14,7 @@ from gymnasium.error import Error
 
 from gtmsm_env import __version__
 
-WORLDS = ("image-navigation", "obstacle-grid", "labyrinth")
+WORLDS = ("image-navigation", "obstacle-grid", "labyrinth", "labyrinth-rotate")
 DEFAULT = "(default: %(default)s)"
 # What the commands import beyond the core dependencies, and the extra that installs it.
 EXTRAS = {

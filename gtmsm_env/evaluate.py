@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gtmsm_env import evaluate_obstacles, recipe, recipe_obstacles
+from gtmsm_env import evaluate_labyrinth, evaluate_obstacles, recipe, recipe_labyrinth, recipe_obstacles
 from gtmsm_env.data import distinct
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
@@ -391,6 +391,10 @@ def summary(figures: dict[str, Any]) -> dict[str, Any]:
 EXPERIMENTS: dict[str, tuple[str, Any, Any, Any]] = {
     "image-navigation": (recipe.WORLD, judge, text, draw),
     "obstacle-grid": (recipe_obstacles.WORLD, evaluate_obstacles.judge, evaluate_obstacles.text, evaluate_obstacles.draw),
+    **{
+        name: (agent.world, evaluate_labyrinth.judge, evaluate_labyrinth.text, evaluate_labyrinth.draw)
+        for name, agent in recipe_labyrinth.AGENTS.items()
+    },
 }
 
 

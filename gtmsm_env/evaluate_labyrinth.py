@@ -1,14 +1,16 @@
-"""The paper's labyrinth experiments (sections 4.2.1 and 4.2.2, appendix C): what a model imagines in rooms that it never saw.
+"""The paper's labyrinth experiments (sections 4.2.1 and 4.2.2): what a model imagines in rooms that it never saw.
 
-A walk of 150 steps is remembered, and what follows is imagined from actions alone: frames for 150 steps, poses for 300. The model sees
-frames and actions; true poses and depths judge it, and make the oracles.
+What a walk shows is remembered, and what follows is imagined from actions alone; `recipe_labyrinth.Agent` says for how many steps. The
+model sees frames and actions; true poses and depths judge it, and make the oracles.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import gymnasium as gym
@@ -22,15 +24,16 @@ from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
 from gtmsm_env.networks import frames_to_x, x_to_frames
 from gtmsm_env.oracles import composed, nearest_view
-from gtmsm_env.report import plain, table
+from gtmsm_env.perspective import relative
+from gtmsm_env.recipe_labyrinth import AGENTS, CAMERA, Agent, policy
+from gtmsm_env.report import named_table, plain
 from gtmsm_env.trials import mean_square, psnr, span_name, together
-from gtmsm_env.types import Belief, Walk, gaussian_log_prob, phi
+from gtmsm_env.types import Walk, gaussian_log_prob, phi
 from gtmsm_env.vector import Floats, Frames
+from gtmsm_env.video import missing, write_video
 
-TAU, HORIZON, FAR = 150, 150, 300  # steps remembered; imagined as frames; imagined as poses
-SPANS = ((1, 16), (17, 100), (101, 150), (1, 150))  # imagined steps, both ends included
-AFTER = (1, 16, 50, 150, 300)  # imagined steps after which poses are compared
 CHUNK = 10  # rooms in memory at once
+SLICE = 10  # steps decoded at once
 
 OURS, PAPER = "our prior, projected views", "the paper's prior, combined"
 TRUE_POSE = "our prior at the true pose"
@@ -41,119 +44,145 @@ MEAN, COPY = "the memory's mean frame", "the last frame copied"
 
 @dataclass(frozen=True)
 class Trials:
-    """Walks in unseen rooms, and what is known of them for sure."""
+    """Walks in unseen rooms, and what is known of them for sure; tau steps are remembered."""
 
-    walk: Walk  # (W, TAU + FAR), on the CPU
-    pose: Tensor  # (W, TAU + FAR, 3) true, seen from the start, as states are
-    depth: Tensor  # (W, TAU + HORIZON, w) true, of every column
-    maps: list[Any]  # a picture of each room, given a true pose: see `Labyrinth.map`
+    agent: Agent
+    walk: Walk  # (W, tau + far), on the CPU
+    pose: Tensor  # (W, tau + far, 3) true, seen from the start, as states are
+    depth: Tensor  # (W, tau + horizon, w) true, of every column
+    pictures: list[Callable[[Floats], Frames]]  # of each room from above, with the agent at a true pose (x, y, heading)
+
+    @property
+    def remembered(self) -> Tensor:
+        """Frames (W, tau, h, w, 3)."""
+        return self.walk.frames[:, : self.agent.tau]
+
+    @property
+    def future(self) -> Tensor:
+        """Frames (W, horizon, h, w, 3) that are to be imagined."""
+        return self.walk.frames[:, self.agent.tau :][:, : self.agent.horizon]
+
+    @property
+    def poses(self) -> tuple[Tensor, Tensor]:
+        """True ones of both, from the start."""
+        return self.pose[:, : self.agent.tau], self.pose[:, self.agent.tau :][:, : self.agent.horizon]
 
 
 @dataclass(frozen=True)
 class Measured:
     """What one pass over the test rooms gives: W rooms."""
 
-    error: dict[str, Floats]  # read-out -> (W, HORIZON) mean square of each frame
-    distance: Floats  # (W, FAR) units between imagined and true places
-    turned: Floats  # (W, FAR) degrees between imagined and true headings
-    log_likelihood: Floats  # (W, HORIZON) nats
-    kl: Floats  # (W, HORIZON)
+    error: dict[str, Floats]  # read-out -> (W, horizon) mean square of each frame
+    distance: Floats  # (W, far) units between imagined and true places
+    turned: Floats  # (W, far) degrees between imagined and true headings
+    log_likelihood: Floats  # (W, horizon) nats
+    kl: Floats  # (W, horizon)
 
 
-def record_trials(world: dict[str, Any], episodes: int, seed: int, split: str = "test") -> Iterator[Trials]:
-    """Walks of the paper's scavenger in unseen rooms, CHUNK at a time. Room and walk i depend on `seed + i` alone."""
+def record_trials(agent: Agent, world: dict[str, Any], episodes: int, seed: int, split: str = "test") -> Iterator[Trials]:
+    """Walks of the paper's agents in unseen rooms, CHUNK at a time. Room and walk i depend on `seed + i` alone."""
     from gtmsm_env.envs.labyrinth_map import map_from_above
     from gtmsm_env.envs.labyrinth_raycaster import column_depths
-    from gtmsm_env.envs.labyrinth_walker import Scavenger
 
+    until = agent.tau + agent.horizon
     for start in range(0, episodes, CHUNK):
         rows = min(CHUNK, episodes - start)
         envs = gym.make_vec(world["id"], num_envs=rows, **{**world["kwargs"], "task": None, "split": split})
         generators = [np.random.default_rng((seed + start + row, 1)) for row in range(rows)]
-        walk = record(envs, TAU + FAR, generators, seed=seed + start, policy=Scavenger(envs, generators))
+        walk = record(envs, agent.tau + agent.far, generators, seed=seed + start, policy=policy(envs, generators, whims=0))
         assert walk.poses is not None
         inner: Any = envs.unwrapped
-        near = walk.poses[:, : TAU + HORIZON].double().numpy()
-        each = np.repeat(np.arange(rows), TAU + HORIZON)
-        depth = column_depths(inner.worlds, each, near.reshape(-1, 3), inner.frame_size, inner.field_of_view)
-        maps = [lambda pose, row=row, worlds=inner.worlds: map_from_above(worlds, row, pose, None) for row in range(rows)]
-        yield Trials(walk, from_start(walk.poses), torch.from_numpy(depth).float().reshape(rows, TAU + HORIZON, -1), maps)
+        depth = column_depths(
+            inner.worlds,
+            np.repeat(np.arange(rows), until),
+            walk.poses[:, :until].double().reshape(-1, 3).numpy(),
+            inner.frame_size,
+            inner.field_of_view,
+        )
+        pictures = [partial(map_from_above, inner.worlds, row, goal=None) for row in range(rows)]
+        yield Trials(agent, walk, from_start(walk.poses), torch.from_numpy(depth).float().reshape(rows, until, -1), pictures)
         envs.close()
 
 
 def from_start(pose: Tensor) -> Tensor:
     """True poses (W, T, 3) as states are: seen from the first."""
-    from gtmsm_env.perspective import relative
-
     return relative(pose.double(), pose[:, :1].double()).float()
 
 
-# -------------------------------------------------------------------- shown: frames (W, HORIZON, h, w, c) by name
+# -------------------------------------------------------------------- shown: frames (W, horizon, h, w, c) by name
 
 
-def model_frames(model: GTMSM, belief: Belief, s: Tensor, trials: Trials) -> Iterator[tuple[str, Frames]]:
-    """What the model shows at s (W, HORIZON, 3)."""
-    memory = model.recall(belief.memory)
-    if model.projected is None:
-        yield PAPER, decoded(model, s, memory)
-    else:
-        yield OURS, decoded(model, s, memory)
-        true = SpatialMemory(trials.pose[:, :TAU], memory.s_variance, belief.memory.values)
-        yield TRUE_POSE, decoded(model, trials.pose[:, TAU : TAU + HORIZON], model.recall(true))
-    x = frames_to_x(trials.walk.frames[:, TAU : TAU + HORIZON])
-    yield FLOOR, np.stack([x_to_frames(model.decoder(model.encoder(walk)[0])).numpy() for walk in x])
+def model_frames(model: GTMSM, memory: SpatialMemory, s: Tensor, trials: Trials) -> Iterator[tuple[str, Frames]]:
+    """What the model shows at s (W, horizon, 3), of a recalled memory."""
+    yield (PAPER if model.projected is None else OURS), decoded(model, s, memory)
+    if model.projected is not None:
+        here, there = trials.poses
+        true = SpatialMemory(here, memory.s_variance, {"frame": memory.values["frame"]})
+        yield TRUE_POSE, decoded(model, there, model.recall(true))
+    yield FLOOR, np.stack([x_to_frames(model.decoder(model.encoder(frames_to_x(walk))[0])).numpy() for walk in trials.future])
 
 
 def decoded(model: GTMSM, s: Tensor, memory: SpatialMemory) -> Frames:
     """`GTMSM.decode` in parts that fit into the cache."""
-    return torch.cat([model.decode(part, memory) for part in s.split(10, dim=1)], dim=1).cpu().numpy()
+    return torch.cat([model.decode(part, memory) for part in s.split(SLICE, dim=1)], dim=1).cpu().numpy()
 
 
-def model_free_frames(trials: Trials, camera: dict[str, float]) -> Iterator[tuple[str, Frames]]:
+def model_free_frames(trials: Trials) -> Iterator[tuple[str, Frames]]:
     """What needs no model: the oracles, the memory's mean and the last frame."""
-    frames = trials.walk.frames[:, :TAU].numpy()
-    here, there = trials.pose[:, :TAU], trials.pose[:, TAU : TAU + HORIZON]
-    yield COMPOSED, composed(frames, here, trials.depth[:, :TAU], there, trials.depth[:, TAU:], camera)
+    frames, (here, there) = trials.remembered.numpy(), trials.poses
+    depth = trials.depth.split([here.shape[1], there.shape[1]], dim=1)
+    yield COMPOSED, composed(frames, here, depth[0], there, depth[1], CAMERA)
     yield NEAREST, nearest_view(frames, phi(here).numpy(), phi(there).numpy())
-    shape = (len(frames), HORIZON, *frames.shape[2:])
+    shape = (*there.shape[:2], *frames.shape[2:])
     yield MEAN, np.broadcast_to(frames.mean(axis=1).round().astype(np.uint8)[:, None], shape)
     yield COPY, np.broadcast_to(frames[:, -1:], shape)
+
+
+LINES: dict[str, dict[str, Any]] = {  # how the curves of a figure look
+    OURS: {"color": "#2166ac", "linewidth": 2.6, "zorder": 3},
+    TRUE_POSE: {"color": "#92c5de", "linestyle": (0, (5, 1.5))},
+    PAPER: {"color": "#e08214", "linewidth": 2.6, "zorder": 3},
+    FLOOR: {"color": "black", "linestyle": (0, (1, 1.4)), "zorder": 4},
+    COMPOSED: {"color": "#1b7837", "linestyle": (0, (5, 1.5))},
+    NEAREST: {"color": "#7fbf7b", "linestyle": (0, (5, 1.5))},
+    MEAN: {"color": "#762a83"},
+    COPY: {"color": "#b3b3b3"},
+}
 
 
 # -------------------------------------------------------------------- measured
 
 
 @torch.no_grad()
-def measure(model: GTMSM, trials: Trials, camera: dict[str, float], seed: int) -> tuple[Measured, dict[str, Frames], Tensor]:
-    """Remember, imagine and measure some rooms; the imagined frames by name and the states (W, TAU + FAR, 3) are given too."""
-    walk = trials.walk
-    belief = model.remember(Walk(walk.frames[:, :TAU], walk.actions[:, : TAU - 1]))
-    s = model.imagine(belief, walk.actions[:, TAU - 1 :]).mean
-    shown = dict(model_frames(model, belief, s[:, :HORIZON], trials)) | dict(model_free_frames(trials, camera))
-    true = walk.frames[:, TAU : TAU + HORIZON].numpy()
-    wrong = s - trials.pose[:, TAU:]
-    likelihood, kl = elbo_terms(model, belief.memory, s[:, :HORIZON], walk.frames[:, TAU : TAU + HORIZON], seed)
+def measure(model: GTMSM, trials: Trials, seed: int) -> tuple[Measured, dict[str, Frames], Tensor]:
+    """Remember, imagine and measure some rooms; the imagined frames by name and the states (W, tau + far, 3) are given too."""
+    tau, horizon, actions = trials.agent.tau, trials.agent.horizon, trials.walk.actions
+    memory = model.recall(model.remember(Walk(trials.remembered, actions[:, : tau - 1])).memory)
+    states = model.filter(actions)[0]  # the paper's agents meet nothing that would stop them
+    s = states[:, tau:]
+    shown = dict(model_frames(model, memory, s[:, :horizon], trials)) | dict(model_free_frames(trials))
+    true = trials.future.numpy()
+    wrong = (s - trials.pose[:, tau:]).double().numpy()
+    likelihood, kl = elbo_terms(model, memory, s[:, :horizon], trials.future, seed)
     measured = Measured(
         error={name: mean_square(frames, true) for name, frames in shown.items()},
-        distance=wrong[..., :2].norm(dim=-1).double().numpy(),
-        turned=np.degrees(np.abs(np.remainder(wrong[..., 2].double().numpy() + np.pi, 2 * np.pi) - np.pi)),
+        distance=np.linalg.norm(wrong[..., :2], axis=-1),
+        turned=np.degrees(np.abs(np.remainder(wrong[..., 2] + np.pi, 2 * np.pi) - np.pi)),
         log_likelihood=likelihood,
         kl=kl,
     )
-    return measured, shown, torch.cat([belief.memory.s_mean, s], dim=1)
+    return measured, shown, states
 
 
 def elbo_terms(model: GTMSM, memory: SpatialMemory, s: Tensor, frames: Tensor, seed: int) -> tuple[Floats, Floats]:
-    """The two terms of section 3.4 at each imagined step, in nats, by one sample of z: (W, HORIZON) each."""
-    generator, memory = torch.Generator().manual_seed(seed), model.recall(memory)
-    terms = []
-    for at, seen in zip(s.split(10, dim=1), frames.split(10, dim=1), strict=True):
+    """The two terms of section 3.4 at each imagined step, in nats, by one sample of z: (W, horizon) each."""
+    generator, terms = torch.Generator().manual_seed(seed), []
+    for at, seen in zip(s.split(SLICE, dim=1), frames.split(SLICE, dim=1), strict=True):
         x = frames_to_x(seen)
         mean, variance = model.encoder(x)
         z = mean + variance.sqrt() * torch.empty_like(mean).normal_(generator=generator)
         expected, canvas = model.expect(at, memory)
-        deviation = torch.tensor(model.sigma_x**2)
-        likelihood = gaussian_log_prob(x.flatten(2), model.generate(z, canvas).flatten(2), deviation)
+        likelihood = gaussian_log_prob(x.flatten(2), model.generate(z, canvas).flatten(2), torch.tensor(model.sigma_x**2))
         terms.append((likelihood, gaussian_log_prob(z, mean, variance) - expected.log_prob(z)))
     likelihoods, kls = (torch.cat(parts, dim=1).double().numpy() for parts in zip(*terms, strict=True))
     return likelihoods, kls
@@ -162,54 +191,48 @@ def elbo_terms(model: GTMSM, memory: SpatialMemory, s: Tensor, frames: Tensor, s
 # -------------------------------------------------------------------- figures of merit
 
 
-def fidelity(error: dict[str, Floats]) -> dict[str, dict[str, float]]:
-    """PSNR of the pooled mean square: read-out -> span -> decibels."""
-    return {
-        name: {span_name(span): psnr(float(values[:, span[0] - 1 : span[1]].mean())) for span in SPANS} for name, values in error.items()
-    }
-
-
 def text(figures: dict[str, Any]) -> str:
     """What the command prints."""
-    spans = [span_name(span) for span in SPANS]
-    blocks = [
-        f"{TAU} steps remembered, {HORIZON} imagined as frames and {FAR} as poses",
-        table(["PSNR in dB; imagined steps", *spans], [[name, *values.values()] for name, values in figures["fidelity"].items()]),
-        table(
-            ["error of imagined poses, mean; after steps", *map(str, AFTER)],
-            [[name, *(f"{value:.4f}" for value in values.values())] for name, values in figures["poses"].items()],
-        ),
-        table(["nats a dimension of x", "value"], [[name, f"{value:.3f}"] for name, value in figures["likelihood"].items()]),
-    ]
-    return "\n\n".join(blocks)
+    steps = figures["steps"]
+    return "\n\n".join(
+        [
+            f"{steps['remembered']} steps remembered, {steps['imagined']} imagined as frames and {steps['as poses']} as poses",
+            named_table("PSNR in dB; imagined steps", figures["fidelity"]),
+            named_table("error of imagined poses, mean; after steps", figures["poses"], digits=4),
+            named_table("nats", {name: {"": value} for name, value in figures["likelihood"].items()}, digits=3),
+        ]
+    )
 
 
 def judge(
     model: GTMSM, episodes: int, seed: int = 0, images: str = "procedural", split: str = "test"
 ) -> tuple[dict[str, Any], Measured, tuple[Trials, dict[str, Frames], Tensor]]:
     """All figures of a model in unseen rooms, what they were computed from, and the first rooms with what was imagined of them."""
-    from gtmsm_env.recipe_labyrinth import CAMERA
-
     assert model.world is not None
+    agent = next(agent for agent in AGENTS.values() if agent.world == model.world["id"])
     parts: list[Measured] = []
     first: list[tuple[Trials, dict[str, Frames], Tensor]] = []
-    for trials in record_trials(model.world, episodes, seed, split):
-        measured, shown, s = measure(model, trials, CAMERA, seed + len(parts))
+    for trials in record_trials(agent, model.world, episodes, seed, split):
+        measured, shown, states = measure(model, trials, seed + len(parts))
         parts.append(measured)
-        first = first or [(trials, shown, s)]
+        first = first or [(trials, shown, states)]
     measured = together(parts)
     size = math.prod(model.frame_shape)
     figures = {
         "worlds": {"split": split, "episodes": episodes},
-        "fidelity": fidelity(measured.error),
+        "steps": {"remembered": agent.tau, "imagined": agent.horizon, "as poses": agent.far},
+        "fidelity": {
+            name: {span_name(span): psnr(float(values[:, span[0] - 1 : span[1]].mean())) for span in agent.spans}
+            for name, values in measured.error.items()
+        },
         "poses": {
-            name: {str(after): float(values[:, after - 1].mean()) for after in AFTER}
+            name: {str(after): float(values[:, after - 1].mean()) for after in sorted({1, 16, agent.horizon, agent.far})}
             for name, values in (("units", measured.distance), ("degrees", measured.turned))
         },
         "likelihood": {
-            "elbo": float((measured.log_likelihood - measured.kl).mean() / size),
-            "log likelihood": float(measured.log_likelihood.mean() / size),
-            "kl, in all": float(measured.kl.mean()),
+            "elbo per dimension": float((measured.log_likelihood - measured.kl).mean() / size),
+            "log likelihood per dimension": float(measured.log_likelihood.mean() / size),
+            "kl": float(measured.kl.mean()),
         },
     }
     return figures, measured, first[0]
@@ -218,3 +241,25 @@ def judge(
 def summary(figures: dict[str, Any]) -> dict[str, Any]:
     """The figures a model card holds, as JSON."""
     return cast(dict[str, Any], plain(figures))
+
+
+def draw(folder: Path, model: GTMSM, measured: Measured, first: tuple[Trials, dict[str, Frames], Tensor]) -> None:
+    """Fidelity by horizon in all rooms; figure 3 and the film of the first room."""
+    from gtmsm_env import plots
+
+    trials, shown, states = first
+    agent, true, imagined = trials.agent, trials.future[0].numpy(), shown[PAPER if model.projected is None else OURS][0]
+    tau, horizon = agent.tau, agent.horizon
+    assert trials.walk.poses is not None
+    poses = trials.walk.poses[0].double().numpy()
+    at = sorted({1, *np.linspace(1, horizon, 12).round().astype(int).tolist()})
+    picture = trials.pictures[0](poses[tau + horizon - 1])
+    own, believed = trials.pose[0].numpy(), states[0].numpy()
+    plots.figure_3(folder / "figure-3.png", picture, own, believed, tau, true, imagined, at)
+    everywhere = {"all imagined frames": np.ones((len(measured.distance), horizon), np.bool_)}
+    plots.horizon_figure(folder / "psnr-by-horizon.png", measured.error, everywhere, LINES, width=max(1, horizon // 15))
+    if absent := missing():
+        print(absent)
+        return
+    pictures = (trials.pictures[0](poses[tau + h]) for h in range(horizon))
+    write_video(folder / "dream.mp4", plots.first_person_film(pictures, true, imagined, believed, tau), fps=8)

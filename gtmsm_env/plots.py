@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import NormalDist
@@ -20,6 +20,7 @@ from gtmsm_env.drawing import Picture, map_of_places, side_by_side
 from gtmsm_env.envs.windows import outlined
 from gtmsm_env.vector import Flags, Floats
 
+EAST_NORTH = np.array([[0.0, 1.0], [-1.0, 0.0]])  # of places (east, north): how far down and right they are drawn
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#2166ac", "#e08214", "#1b7837", "#c51b3c", "#762a83", "#8c8c8c"
 STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -129,6 +130,60 @@ def figure_2(
         save(figure, file)
 
 
+def figure_3(
+    file: Path,
+    picture: Picture,
+    poses: Floats,
+    states: Floats,
+    tau: int,
+    true: NDArray[np.uint8],
+    imagined: NDArray[np.uint8],
+    horizons: Sequence[int],
+) -> None:
+    """The paper's figure 3, of one walk. a: the room from above, with the agent where it stands at the last frame shown; b: where the agent
+    was, and was believed to be, while remembering and after; c: true and predicted frames.
+
+    picture: (S, S, 3); poses, states: (T, 3) true, seen from the start, and inferred; true, imagined: (H, h, w, 3)
+    """
+    with rc_context(STYLE):
+        figure = Figure(figsize=(11, 5.6), layout="constrained")
+        upper, lower = np.asarray(figure.subfigures(2, 1, height_ratios=[1.5, 1]))
+        a, b, c = upper.subplots(1, 3, width_ratios=[1, 1, 1])
+        a.imshow(picture)
+        a.set_title("a  The room, and the agent now")
+        a.set(xticks=[], yticks=[])
+        a.grid(visible=False)
+        a.spines[:].set_visible(False)
+        until = tau + max(horizons)
+        both = np.concatenate([poses[:until], states[:until]])[:, :2]
+        middle, reach = (both.max(0) + both.min(0)) / 2, max(0.6, 0.56 * np.ptp(both, axis=0).max())
+        for axes, at, title in ((b, poses, "b  True places and headings"), (c, states, "c  Inferred ones")):
+            for part, colour, label in ((at[:tau], "#555555", "remembered"), (at[tau:until], BLUE, "imagined")):
+                axes.plot(*part[:, :2].T, color=colour, linewidth=1, alpha=0.5)
+                ahead = np.stack([np.cos(part[:, 2]), np.sin(part[:, 2])])
+                axes.quiver(*part[:, :2].T, *ahead, color=colour, width=0.004, scale=22, headwidth=4, label=label)
+            last = at[until - 1]
+            axes.quiver(*last[:2], np.cos(last[2]), np.sin(last[2]), color=RED, width=0.012, scale=10, headwidth=4, label="now", zorder=4)
+            axes.set_title(title)
+            axes.set(xlim=(middle[0] - reach, middle[0] + reach), ylim=(middle[1] - reach, middle[1] + reach))
+            axes.set_aspect("equal", adjustable="box")
+            axes.tick_params(length=0)
+            axes.set(xlabel="$s^1$", ylabel="$s^2$")
+        upper.legend(*b.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
+        strip = lower.subplots(2, len(horizons), gridspec_kw={"wspace": 0.06, "hspace": 0.06})
+        lower.suptitle("d  Frames seen and frames imagined from actions alone", x=0.008, ha="left", fontsize=10, fontweight="bold")
+        for column, horizon in zip(strip.T, horizons, strict=True):
+            for axes, frames in zip(column, (true, imagined), strict=True):
+                axes.imshow(frames[horizon - 1])
+                axes.set(xticks=[], yticks=[])
+                axes.grid(visible=False)
+            column[0].set_title(f"{horizon}", fontsize=8, fontweight="normal", loc="center", pad=3)
+        strip[0, 0].set_ylabel("true", fontsize=9)
+        strip[1, 0].set_ylabel("imagined", fontsize=9)
+        lower.supxlabel("imagined step", x=0.008, ha="left", fontsize=8, color="#555555")
+        save(figure, file)
+
+
 def figure_6(file: Path, free: Flags, paths: dict[str, Floats], hits: Flags, moves: NDArray[np.int64]) -> None:
     """The paper's figure 6, of one walk: where it went among obstacles, and where it is believed to have gone.
 
@@ -197,7 +252,7 @@ def horizon_figure(
     """PSNR of each read-out by imagined step, in bins of `width`, one panel a kind of places. error: read-out -> (W, H) mean squares."""
     with rc_context(STYLE):
         figure = Figure(figsize=(11, 4.1), layout="constrained")
-        panels = figure.subplots(1, len(kinds), sharey=True)
+        panels = np.atleast_1d(figure.subplots(1, len(kinds), sharey=True))
         for axes, (title, chosen) in zip(panels, kinds.items(), strict=True):
             edges = np.unique(np.append(np.arange(0, chosen.shape[1], width), chosen.shape[1]))
             middle = (edges[:-1] + edges[1:] + 1) / 2
@@ -205,9 +260,8 @@ def horizon_figure(
                 mse = binned(values, chosen, edges)
                 if (mse[~np.isnan(mse)] > 0).any():  # an exact read-out has no decibels
                     axes.plot(middle, -10 * np.log10(np.where(mse > 0, mse, np.nan)), label=name, **styles[name])
-            axes.set(
-                title=title[0].upper() + title[1:], xlabel="imagined step", xlim=(0, chosen.shape[1]), xticks=range(0, chosen.shape[1], 250)
-            )
+            ticks = range(0, chosen.shape[1] + 1, 250 if chosen.shape[1] > 500 else 15 if chosen.shape[1] < 100 else 50)
+            axes.set(title=title[0].upper() + title[1:], xlabel="imagined step", xlim=(0, chosen.shape[1]), xticks=ticks)
             axes.tick_params(length=0)
         panels[0].set_ylabel("PSNR, dB (pooled MSE)")
         handles = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
@@ -276,3 +330,14 @@ def film(
             ["world", "true frame", "imagined" if visited[h] else "imagined, never visited", f"inferred positions, step {h + 1}"],
             height=256,
         )
+
+
+def first_person_film(pictures: Iterable[Picture], true: Picture, imagined: Picture, states: Floats, tau: int) -> Iterator[Picture]:
+    """Pictures of a video in first person: the room from above, the true frame, the imagined one, the map of the inferred places.
+
+    pictures: of each imagined step, (S, S, 3); true, imagined (H, h, w, 3); states (tau + H, 3) of all
+    """
+    for h, picture in enumerate(pictures):
+        map_ = map_of_places(states[:tau, :2], states[tau : tau + h + 1, :2], size=256, axes=EAST_NORTH)
+        titles = ["room", "true frame", "imagined", f"inferred places, step {h + 1}"]
+        yield side_by_side([picture[::2, ::2], true[h], imagined[h], map_], titles, height=256)

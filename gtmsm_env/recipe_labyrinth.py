@@ -18,54 +18,81 @@ from torch import Tensor, nn
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
 from gtmsm_env.networks import frames_to_x, set_principal_components
-from gtmsm_env.perspective import covering
+from gtmsm_env.perspective import Camera, covering, relative, sample
 from gtmsm_env.projection import ProjectedViews
 from gtmsm_env.recipe import Loss, Stage, Trainer
-from gtmsm_env.types import gaussian_log_prob
+from gtmsm_env.types import gaussian_log_prob, phi
 
-WORLD = "GTMSM-Labyrinth-v0"
 RULES: dict[str, Any] = {}
-CAMERA = {"field_of_view": 90.0, "height": 0.6, "ceiling": 1.5}  # of that world
-WALKS, STEPS, WHIMS = 1536, 240, 0.05  # what is learned from; how often the walker does any one of the actions
-TAU = 150  # steps remembered
+CAMERA = {"field_of_view": 90.0, "height": 0.6, "ceiling": 1.5}  # of these worlds
+WALKS, WHIMS = 1536, 0.05  # what is learned from; how often the walker does any one of the actions
 PLANNED = 768  # walks whose floor plans are found once, for the views to learn on
 
 
-def stages(size: str) -> list[Stage]:
+@dataclass(frozen=True)
+class Agent:
+    """An experiment: what moves, for how long it remembers in training and evaluation, and how far it then imagines there."""
+
+    world: str
+    law: str
+    steps: int  # of a walk that is learned from
+    tau: int  # remembered
+    horizon: int  # imagined as frames
+    far: int  # imagined as poses
+    spans: tuple[tuple[int, int], ...]  # imagined steps that are told apart, both ends included
+
+
+WALKING = Agent("GTMSM-Labyrinth-v0", "walking", 240, 150, 150, 300, ((1, 16), (17, 100), (101, 150), (1, 150)))
+# Two turns of 38.7 steps; the first six imagined steps show what no remembered frame was taken towards.
+ROTATING = Agent("GTMSM-LabyrinthRotate-v0", "rotation", 78, 33, 45, 45, ((1, 6), (7, 45), (1, 45)))
+AGENTS = {"labyrinth": WALKING, "labyrinth-rotate": ROTATING}
+
+
+def stages(size: str, agent: Agent = WALKING) -> list[Stage]:
     """The stages of a full training."""
+    if agent is ROTATING:
+        turns = Stage("turns", 600, {"law": 3e-3}, 60, falling=True, tau=33)
+        if size == "paper":
+            return [turns, Stage("prior", 4000, {"prior": 1e-3}, 50, falling=True, tau=33, ahead=45)]
+        views = Stage("views", 12000, {"projection": 2e-3}, 150, falling=True, tau=33)
+        return [turns, views, Stage("doubt", 400, {"doubt": 1e-3}, 100, falling=True, tau=33)]
     if size == "paper":
         return [
             Stage("law", 600, {"law": 1e-2, "friction": 0.1}, 12, falling=True, tau=32),
             *[Stage("law", 600, {"law": 3e-3, "friction": 0.2}, 16, falling=True, tau=48)] * 3,  # Adam forgets the large first gradients
             Stage("vae", 24000, {"heads": 1e-3}, 70, falling=True),
-            Stage("prior", 6000, {"prior": 1e-3}, 100, falling=True, tau=TAU, ahead=32),
+            Stage("prior", 6000, {"prior": 1e-3}, 100, falling=True, tau=150, ahead=32),
         ]
     return [
-        Stage("stereo", 1000, {"stereo": 2e-3}, 300, falling=True, tau=TAU),
-        Stage("views", 8000, {"projection": 2e-3}, 250, falling=True, tau=TAU),
-        Stage("doubt", 400, {"doubt": 1e-3}, 150, falling=True, tau=TAU),
+        Stage("stereo", 1000, {"stereo": 2e-3}, 300, falling=True, tau=150),
+        Stage("views", 8000, {"projection": 2e-3}, 250, falling=True, tau=150),
+        Stage("doubt", 400, {"doubt": 1e-3}, 150, falling=True, tau=150),
     ]
 
 
-def new_model(size: str, seed: int) -> GTMSM:
-    """The paper's model, which has learned nothing; or ours, with its law and VAE, as they ship."""
+def new_model(size: str, seed: int, agent: Agent = WALKING) -> GTMSM:
+    """The paper's walking model, which has learned nothing; or another, with what it shares with that one as it ships: its VAE, and law."""
     torch.manual_seed(seed)
-    world = {"id": WORLD, "kwargs": RULES, "start": "anywhere"}
-    shared: dict[str, Any] = {"state_size": 3, "law": "walking", "sigma_x": 0.05, "world": world}
+    world = {"id": agent.world, "kwargs": RULES, "start": "anywhere"}
+    shared: dict[str, Any] = {"state_size": 3, "law": agent.law, "sigma_x": 0.05, "world": world}
     if size == "paper":
-        return GTMSM((32, 32, 3), 8, prior="combined", K=4, **shared)
-    base = GTMSM.load("labyrinth-paper")
-    model = GTMSM((32, 32, 3), 8, prior="views", K=8, camera=CAMERA, **shared)
-    own = {name: x for name, x in model.state_dict().items() if name.startswith("projected")}
-    model.load_state_dict({**{name: x for name, x in base.state_dict().items() if not name.startswith("combined")}, **own})
+        model = GTMSM((32, 32, 3), 8, prior="combined", K=4, **shared)
+        if agent is WALKING:
+            return model
+    else:
+        model = GTMSM((32, 32, 3), 8, prior="views", K=8, camera=CAMERA, **shared)
+    base = GTMSM.load("labyrinth-paper").state_dict()
+    taken = ("encoder", "decoder", "transition") if agent is WALKING else ("encoder", "decoder")
+    model.load_state_dict({**model.state_dict(), **{name: x for name, x in base.items() if name.startswith(taken)}})
     return model
 
 
-def policy(world: VectorEnv[Any, Any, Any], generator: np.random.Generator) -> Any:
-    """The paper's scavenger, which does all actions now and then."""
-    from gtmsm_env.envs.labyrinth_walker import Scavenger  # needs the extra "labyrinth"
+def policy(world: VectorEnv[Any, Any, Any], generator: Any, whims: float = WHIMS) -> Any:
+    """The paper's agent for this world, the scavenger or one that turns; it does all actions now and then."""
+    from gtmsm_env.envs.labyrinth_walker import Scavenger, Turner  # need the extra "labyrinth"
 
-    return Scavenger(world, generator, WHIMS)
+    inner: Any = world.unwrapped
+    return (Scavenger if inner.speed else Turner)(world, generator, whims)
 
 
 @dataclass
@@ -99,6 +126,7 @@ class LabyrinthTrainer(Trainer):
     def losses(self) -> dict[str, Loss]:
         return {
             "law": self.law_loss,
+            "turns": self.turns_loss,
             "vae": self.vae_loss,
             "prior": self.prior_loss,
             "stereo": self.stereo_loss,
@@ -108,6 +136,8 @@ class LabyrinthTrainer(Trainer):
 
     def begin(self) -> None:
         self._encodings = self._plans = self._states = None
+        if self.stages[self.stage].name == "turns":
+            self._find_turns()
         if self.stages[self.stage].name == "vae":
             x = frames_to_x(self._crops(np.random.default_rng([self.seed, 0]), 20_000))
             set_principal_components(self.model.encoder, self.model.decoder, x, self.model.sigma_x)
@@ -126,6 +156,22 @@ class LabyrinthTrainer(Trainer):
         u = self.model.filter(walks.actions)[2][:, 1:]
         square = self.walks.displacements.square().mean(dim=(0, 1))
         return 100 * ((u - walks.displacements).square() / square).mean()
+
+    def turns_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
+        """How unlike frames are to those remembered from nearly their heading, rotated into them: the law by frames alone."""
+        rows = torch.from_numpy(rng.integers(len(self.walks), size=16))
+        views, s = self._views(rows, self.walks.index.shape[1]), self.model.filter(self.walks.actions[rows])[0]
+        at = torch.from_numpy(rng.integers(1, s.shape[1], size=(16, 8)))
+        row = torch.arange(16)[:, None]
+        with torch.no_grad():  # of earlier steps, at most tau, four drawn from the nearest eight
+            distance = (phi(s)[row, at][:, :, None] - phi(s)[:, None, : stage.tau]).norm(dim=-1)
+            distance = distance.masked_fill(torch.arange(stage.tau) >= at[..., None], torch.inf)
+            near = distance.topk(min(8, stage.tau), largest=False).indices[..., torch.from_numpy(rng.permutation(8)[:4])]
+            known = distance.take_along_dim(near, -1) < 1
+        seen = rotated(self.camera, views[row[..., None], near], relative(s[row, at][:, :, None], s[row[..., None], near]))
+        unlike = (seen[0] - views[row, at][:, :, None]).square().mean(dim=-3)
+        shown = seen[1] * known[..., None, None]
+        return 1000 * (unlike * shown).sum() / shown.sum().clamp(min=1)
 
     def prior_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         """The KL of the ELBO on encodings that rest, at steps drawn after those remembered."""
@@ -170,6 +216,24 @@ class LabyrinthTrainer(Trainer):
         return -gaussian_log_prob(z, expected, self._projected().variance(laid)).mean()
 
     # ---------------------------------------------------------------- what they read
+
+    @property
+    def camera(self) -> Camera:
+        return Camera(self.model.frame_shape[1], **CAMERA)
+
+    @torch.no_grad()
+    def _find_turns(self) -> None:
+        """Start every action with the turn by which frames before it look most as those after it, and with no move."""
+        rows = torch.arange(min(64, len(self.walks)))
+        views, actions = self._views(rows, self.walks.index.shape[1]), self.walks.actions[rows]
+        turns = torch.linspace(-0.5, 0.5, 101)
+        for action in range(self.model.num_actions):
+            row, step = (actions == action).nonzero()[:64].unbind(dim=1)
+            pose = torch.stack([torch.zeros(101), torch.zeros(101), turns], dim=-1)  # after the action, seen from before it
+            seen, shown = rotated(self.camera, views[row, step][:, None].expand(-1, 101, -1, -1, -1), pose.expand(len(row), -1, -1))
+            unlike = (seen - views[row, step + 1][:, None]).square().mean(dim=-3)
+            wrong = (unlike * shown).sum(dim=(0, -1, -2)) / shown.sum(dim=(0, -1, -2))
+            self.model.transition.W_a[:, action] = torch.tensor([0, 0, turns[wrong.argmin()]])
 
     def _projected(self) -> ProjectedViews:
         assert self.model.projected is not None
@@ -219,3 +283,13 @@ class LabyrinthTrainer(Trainer):
         memory = SpatialMemory(poses, poses, {"view": views[:, : stage.tau], "depth": depth}, facts={"plan": plan})
         canvas, laid = projected(s, memory)
         return views[torch.arange(len(rows))[:, None], at], canvas, laid
+
+
+def rotated(camera: Camera, views: Tensor, pose: Tensor) -> tuple[Tensor, Tensor]:
+    """Views (*B, C, H, W) as they would be seen at a pose that is seen from theirs (*B, 3), and which pixels they show (*B, H, W).
+
+    For a mere turn no depth matters; where the pose is moved too, everything is taken to be 2 units deep.
+    """
+    ahead, left = camera.seen_from(pose[..., None, None, :], camera.aside, pose.new_full((camera.size, 1), 2.0))
+    at = camera.pixels(ahead, left, camera.height + 2 * camera.slope[:, None])
+    return sample(views, *at), (camera.outside(*at) < 0.5) & (ahead > 0.1)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gtmsm_env import evaluate, evaluate_obstacles, recipe, recipe_labyrinth, recipe_obstacles
+from gtmsm_env import evaluate, evaluate_labyrinth, evaluate_obstacles, recipe, recipe_labyrinth, recipe_obstacles
 from gtmsm_env.checkpoint import CheckpointError, check_keys, load_checkpoint, save_checkpoint
 from gtmsm_env.data import Policy, Walks, concatenate, recolour, record_walks
 from gtmsm_env.envs.images import open_images
@@ -54,15 +54,15 @@ class Experiment:
 
 def experiment(world: str, size: str, images: str, seed: int, displacements: bool) -> Experiment:
     """The one that the command names by its world. ValueError for another, or displacements where these teach nothing."""
-    if world == "labyrinth":
+    if agent := recipe_labyrinth.AGENTS.get(world):
         return Experiment(
-            world=recipe_labyrinth.WORLD,
+            world=agent.world,
             walks=recipe_labyrinth.WALKS,
-            steps=recipe_labyrinth.STEPS,
-            stages=recipe_labyrinth.stages(size),
-            new_model=lambda: recipe_labyrinth.new_model(size, seed),
-            figures=lambda model: {},
-            displacements=True,
+            steps=agent.steps,
+            stages=recipe_labyrinth.stages(size, agent),
+            new_model=lambda: recipe_labyrinth.new_model(size, seed, agent),
+            figures=lambda model: evaluate_labyrinth.summary(evaluate_labyrinth.judge(model, JUDGED)[0]),
+            displacements=agent is recipe_labyrinth.WALKING,
             trainer=recipe_labyrinth.LabyrinthTrainer,
             rules=recipe_labyrinth.RULES,
             policy=recipe_labyrinth.policy,
@@ -78,7 +78,7 @@ def experiment(world: str, size: str, images: str, seed: int, displacements: boo
             displacements=displacements,
         )
     if world != "image-navigation":
-        raise ValueError(f"What can be learned is image-navigation, obstacle-grid and labyrinth; given {world!r}.")
+        raise ValueError(f"What can be learned is image-navigation, obstacle-grid, labyrinth and labyrinth-rotate; given {world!r}.")
     if displacements:
         raise ValueError(f"Displacements are targets where obstacles stop moves; {world} has none. Leave out --displacements.")
     return Experiment(

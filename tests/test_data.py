@@ -89,6 +89,8 @@ def test_a_row_is_the_scalar_world(rows: int) -> None:
         alone = record(ImageNavigationEnv(**TRAIN), 30, generators(seed)[0], seed)
         for field in fields(Walk):
             expected = getattr(alone, field.name)
+            if expected is None:  # what this world does not tell
+                continue
             assert torch.equal(getattr(native, field.name)[row], expected), field.name
             assert torch.equal(getattr(stacked, field.name)[row], expected), field.name
 

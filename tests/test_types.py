@@ -50,7 +50,8 @@ def test_a_walk_has_one_of_each_a_frame(name: str, shape: tuple[int, ...]) -> No
 
 def test_a_walk_moves_with_all_that_it_holds() -> None:
     frames, actions = torch.zeros(4, 2, 2, 3, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64)
-    moved = Walk(frames, actions, torch.rand(4), torch.rand(4) > 0.5, torch.arange(8).reshape(4, 2)).to("meta")
+    parts = torch.rand(4), torch.rand(4) > 0.5, torch.arange(8).reshape(4, 2), torch.rand(4, 3), torch.rand(4, 3)
+    moved = Walk(frames, actions, *parts).to("meta")
     assert {field.name for field in fields(Walk) if getattr(moved, field.name).device.type == "meta"} == {f.name for f in fields(Walk)}
     assert Walk(frames, actions).to("cpu").rewards is None
 
