@@ -41,7 +41,7 @@ from gtmsm_env.planning import METHODS, Objective, Plan, Planner, goal_states, g
 from gtmsm_env.report import check_writable, table, write_json
 from gtmsm_env.types import WITHIN, Belief
 from gtmsm_env.video import missing, write_video
-from gtmsm_env.worlds import check_world, keep_places, shipped_for
+from gtmsm_env.worlds import check_world, keep_places, shipped_for, tolerance
 
 Agent = Callable[[Belief, Objective, torch.Generator, Plan | None], Plan]
 
@@ -72,12 +72,14 @@ def play(world: VectorEnv[Any, Any, Any], model: GTMSM, agent: Agent, walk_steps
     belief = keep_places(model, belief)
     goals = goal_states(model, torch.from_numpy(observation["goal"]), belief.memory)  # (N, G, n)
 
+    there, step, turn = tolerance(model, world), model.step_length, model.turn_length
+
     going = np.arange(world.num_envs)  # rows that have not arrived
     result = Episodes(np.zeros(len(going), np.bool_), np.zeros(len(going), np.int64), shortest, [], walked, [])
     plan: Plan | None = None
     while len(going):
         began = perf_counter()
-        plan = agent(belief, reach(goals, model.step_length), draws, plan)
+        plan = agent(belief, reach(goals, step, there, turn), draws, plan)
         result.seconds.append(perf_counter() - began)
         result.believed += [(belief, goals, plan)] if world.num_envs == 1 else []
         action = plan.actions[:, 0]
@@ -121,7 +123,7 @@ def film(make: Callable[..., VectorEnv[Any, Any, Any]], model: GTMSM, planner: P
     """World, dream and map side by side: first the exploring walk in time lapse, then every decision until the goal is reached."""
     with closing(Filmed(make(1, render_mode="rgb_array"))) as world:
         episode, pictures = play(world, model, planner.plan, walk_steps, seed), world.pictures
-    axes = None if model.views is None else model.views.A
+    axes = model.axes
     states, count = episode.walked.s_mean[0], len(episode.walked)
     remembered, size = model.recall(episode.walked), len(pictures[0])
     for t in [*range(0, count, 6), count - 1]:

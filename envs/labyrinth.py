@@ -123,6 +123,11 @@ class LabyrinthEnv(gym.Env[Observation, int]):
         """The fewest steps to the goal, a close bound from below; see `LabyrinthVectorEnv.steps_to_goal`."""
         return int(self.batch_of_one.steps_to_goal()[0])
 
+    def explorer(self, generator: np.random.Generator | Sequence[np.random.Generator]) -> Any:
+        """Who walks here when nobody is named; see `LabyrinthVectorEnv.explorer`."""
+        explorer = self.batch_of_one.explorer(generator)
+        return lambda: explorer()[0]
+
     def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[Observation, Info]:
         """Begin an episode or a walk; see the class for options and errors."""
         super().reset(seed=seed)

@@ -146,6 +146,12 @@ class LabyrinthVectorEnv(BatchedRows):
         rows = zip(self._rows, self._pose, self._own_velocity(), self._goal, strict=True)
         return np.array([fewest_steps(self.worlds, int(row), pose, velocity, goal, *how) for row, pose, velocity, goal in rows])
 
+    def explorer(self, generator: np.random.Generator | Sequence[np.random.Generator], whims: float = 0.0) -> Any:
+        """Who walks here when nobody is named: a `Scavenger`, or a `Turner` where the agent only turns; for its arguments see there."""
+        from gtmsm_env.envs.labyrinth_walker import Scavenger, Turner  # which know this class
+
+        return (Scavenger if self.speed else Turner)(self, generator, whims)
+
     def render(self) -> tuple[Frames, ...] | None:
         """Every row's frame drawn large beside a map of its world from above; None without a render_mode."""
         if self.render_mode is None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gtmsm_env.model import GTMSM
-from gtmsm_env.types import WITHIN, Belief
+from gtmsm_env.types import WITHIN, Belief, phi
 from gtmsm_env.vector import BatchedRows, Flags, Info, Observation, Rows
 from gtmsm_env.worlds import WorldsAhead, check_env, index, keep_places, open_model, stand
 
@@ -31,14 +31,15 @@ FAR = 1e6  # steps; no walk is that long
 
 def shown_space(world: spaces.Dict, model: GTMSM, observation: Shown) -> spaces.Dict:
     """The observation space with the belief's entries: `state` (n,) and, if the world shows a goal, `goal_state` (n,), both in steps from
-    where the walk began along the model's own axes; `novelty` (1,), steps from `state` to the nearest remembered place; and of a model
-    that knows obstacles `free` (A,), 1 for actions that are expected to lead elsewhere and 0 for those that something would stop.
+    where the walk began along the model's own axes, in first person with the cosine and sine of the heading, (4,); `novelty` (1,), steps
+    from `state` to the nearest remembered place; and of a model that knows obstacles `free` (A,), 1 for actions that are expected to lead
+    elsewhere and 0 for those that something would stop.
     """
     if observation not in get_args(Shown):
         raise ValueError(f"observation must be one of {get_args(Shown)}, got {observation!r}")
     if observation == "frame":
         return world
-    state = spaces.Box(-FAR, FAR, (model.transition.W_a.shape[0],), np.float32)
+    state = spaces.Box(-FAR, FAR, (phi(model.transition.W_a[:, 0]).shape[0],), np.float32)
     own: dict[str, spaces.Space[Any]] = {"state": state, "novelty": spaces.Box(0, FAR, (1,), np.float32)}
     if "goal" in world.spaces:
         own["goal_state"] = state
@@ -50,9 +51,9 @@ def shown_space(world: spaces.Dict, model: GTMSM, observation: Shown) -> spaces.
 @torch.no_grad()
 def entries(model: GTMSM, belief: Belief, goal: Tensor | None, novelty: Tensor) -> Observation:
     """The entries of a belief (*B,), fresh arrays (see `shown_space`): goal (*B, n) in the model's unit, novelty (*B,) in steps."""
-    found = {"state": belief.mean / model.step_length, "novelty": novelty[..., None].clone()}
+    found = {"state": model.in_steps(belief.mean), "novelty": novelty[..., None].clone()}
     if goal is not None:
-        found["goal_state"] = goal / model.step_length
+        found["goal_state"] = model.in_steps(goal)
     if model.landmarks is not None:
         found["free"] = model.free(belief)
     return {name: value.float().cpu().numpy() for name, value in found.items()}

@@ -34,7 +34,7 @@ def record(
         world: an environment with frames under "frame" and discrete actions; a vector env gives a batch of walks, one a row
         generator: draws the actions; one for all rows, one a row, or the world's own, as its reset leaves it
         seed: handed to the world's reset; to a vector env's also one a row
-        policy: called before each step, gives the action, or one a row; such as the labyrinth's `Scavenger`
+        policy: called before each step, gives the action, or one a row; by default the world's own `explorer`, where it has one
 
     ValueError for other actions, frames that are not uint8, rewards that are NaN, and a world that ends the walk.
     """
@@ -49,6 +49,8 @@ def record(
     observation, info = world.reset(seed=seed, options={"phase": "walk"})  # type: ignore[arg-type]
     if not isinstance(observation, dict) or "frame" not in observation:
         raise ValueError(f"A walk is of frames under 'frame', and {world} shows none there. Wrap the world so that it does.")
+    if policy is None and hasattr(world.unwrapped, "explorer"):
+        policy = world.unwrapped.explorer(world.np_random if generator is None else generator)
     explored = exploring_actions(world.np_random if generator is None else generator, rows or 1, steps - 1, int(space.n))
     frames = [observation["frame"]]
     told: dict[str, list[Any]] = {name: [info.get(name)] for name in ("position", "pose", "displacement")}

@@ -38,10 +38,11 @@ from gtmsm_env.worlds import (
     places,
     spread,
     stand,
+    tolerance,
 )
 
 Task = Literal["world", "goal", "reward"]
-CLOSE = 5  # distinct places are over half a step apart, so no more than these are within half a step of a state in the plane
+CLOSE = 13  # distinct places are over half a step apart: no more than 5 are within half a step of one in the plane, 13 with headings
 
 
 class DreamVectorEnv(BatchedRows):
@@ -114,6 +115,7 @@ class DreamVectorEnv(BatchedRows):
         check_world(self.model, world, self.world_kwargs, shown, actions)
         assert isinstance(shown, spaces.Dict)
         self._world_space, self.single_action_space = shown, actions
+        self._there = tolerance(self.model, self._walkers)
         self.action_space = batch_space(actions, num_envs)
         self.task = self._checked_task(task)
         self.show(observation)
@@ -202,10 +204,11 @@ class DreamVectorEnv(BatchedRows):
         which = index(rows, self._home)
         at = self._home[which]
         if state is not None:
-            at = replace(at, mean=self._state_option("state", state)[which])
+            at = replace(at, mean=self._state_option("state", state)[which], displacement=torch.zeros_like(at.displacement))
         elif self.start == "remembered":
             entry = [int(self._drawn[row].integers(self._places[row])) for row in rows]
-            at = replace(at, mean=at.memory.s_mean[torch.arange(len(rows)), torch.tensor(entry)])
+            mean = at.memory.s_mean[torch.arange(len(rows)), torch.tensor(entry)]
+            at = replace(at, mean=mean, displacement=torch.zeros_like(mean))
         self._now = stand(self._now, which, at)
         if self.task == "goal":
             self._set_goals(rows, at, goal)
@@ -242,7 +245,7 @@ class DreamVectorEnv(BatchedRows):
         """Draw a goal for each row among the places that look unlike those it starts at; or take the one that was asked for."""
         memory, s, radius, which = at.memory, at.mean, WITHIN * self._step_length, index(rows, at)
         z = memory.values["z_mean"]  # (R, P, d)
-        near = (memory.s_mean - s[:, None]).square().sum(dim=-1) <= radius**2  # (R, P)
+        near = self._there(memory.s_mean, s[:, None])  # (R, P)
         if goal is None:
             at_start = near
             close = memory.read(s, min(CLOSE, int(memory.count.min())))
@@ -255,7 +258,7 @@ class DreamVectorEnv(BatchedRows):
             frames = x_to_frames(memory.values["view"][each, chosen]).cpu().numpy() if self._frames else None
         else:
             goal_state, like, frames = self._goal_option(goal, which, memory)
-            if (((goal_state - s).square().sum(-1) <= radius**2) | (like & near).any(-1)).any():
+            if (self._there(goal_state, s) | (like & near).any(-1)).any():
                 raise ValueError("options['goal'] is reached at the start already; choose another goal or another start")
         like = like & memory.used
         if not self._ready.any():
@@ -275,13 +278,13 @@ class DreamVectorEnv(BatchedRows):
 
     def _state_option(self, name: str, value: Any) -> Tensor:
         """A state a row, in steps as the observation tells it, in the model's unit."""
-        array, shape = np.asarray(value), (self.num_envs, self.model.transition.W_a.shape[0])
+        array, shape = np.asarray(value), (self.num_envs, self.model.in_steps(self._home.mean).shape[-1])
         if array.shape != shape or array.dtype.kind not in "fiu" or not np.isfinite(array).all():
             raise ValueError(
                 f"options[{name!r}] must be finite states in steps of shape {shape}, got {array.dtype} of shape {array.shape}"
                 + ("; or uint8 frames as the world shows them" if name == "goal" else "")
             )
-        return torch.from_numpy(array.astype(np.float32)).to(self._device) * self._step_length
+        return self.model.from_steps(torch.from_numpy(array.astype(np.float32)).to(self._device))
 
     def _goal_option(self, goal: Any, which: Tensor, memory: SpatialMemory) -> tuple[Tensor, Tensor, NDArray[np.uint8] | None]:
         """A goal asked for, a frame found by the memory in reverse or a state: where it is, the places that look like it, its frame."""
@@ -315,9 +318,8 @@ class DreamVectorEnv(BatchedRows):
             return nearest["reward"][:, 0].double().cpu().numpy(), nearest["termination"][:, 0].cpu().numpy()
         if self.task is None:
             return np.zeros(self.num_envs), np.zeros(self.num_envs, np.bool_)
-        radius = WITHIN * self._step_length
-        near = (memory.s_mean[:, : self._goal_like.shape[1]] - s[:, None]).square().sum(dim=-1) <= radius**2
-        arrived = (near & self._goal_like).any(dim=-1) | ((s - self._goal).square().sum(dim=-1) <= radius**2)
+        near = self._there(memory.s_mean[:, : self._goal_like.shape[1]], s[:, None])
+        arrived = (near & self._goal_like).any(dim=-1) | self._there(s, self._goal)
         terminated: Flags = arrived.cpu().numpy()
         return terminated.astype(np.float64), terminated
 
@@ -365,14 +367,13 @@ class DreamVectorEnv(BatchedRows):
 
     def _all_of(self, row: int, dream: NDArray[np.uint8], goal: NDArray[np.uint8]) -> NDArray[np.uint8]:
         memory = self.belief.memory[torch.tensor([row], device=self._device)]
-        axes = None if self.model.views is None else self.model.views.A
         target = self._goal[row] if self.task == "goal" else None
         picture = self._pictures[row]
         panels = {} if picture is None else {"world, where the walk ended": picture}
         panels |= {"goal": goal} if self.task == "goal" else {}
         panels |= {"dream": dream}
         stones = self.model.obstacle_states(memory[torch.tensor(0)])
-        mapped = drawing.map_of_places(memory, self._paths[row], target, len(dream), obstacles=stones, axes=axes)
+        mapped = drawing.map_of_places(memory, self._paths[row], target, len(dream), obstacles=stones, axes=self.model.axes)
         panels |= {"places remembered, path imagined": mapped}
         return drawing.side_by_side(list(panels.values()), list(panels))
 

@@ -343,8 +343,9 @@ def draw(folder: Path, model: GTMSM, measured: Measured, first: tuple[Trials, di
     if absent := missing():
         print(absent)
         return
-    axes = None if model.views is None else model.views.A
-    film = plots.film(trials.pictures[0], trials.positions[0, TAU:], measured.state[0], true, imagined, visited, trials.step_size, axes)
+    film = plots.film(
+        trials.pictures[0], trials.positions[0, TAU:], measured.state[0], true, imagined, visited, trials.step_size, model.axes
+    )
     write_video(folder / "dream.mp4", film, fps=8)
 
 

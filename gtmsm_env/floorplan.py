@@ -9,12 +9,15 @@ are never read: a depth is right if other views look alike there.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gtmsm_env.perspective import FARTHEST, NEAREST, Camera, relative, sample
 
 CELL, REACH = 0.08, 12.8  # units: of the lattice, and how far it extends from the start
 CELLS = round(2 * REACH / CELL)
+RADIUS = 0.2  # units, of the agent, a disc
+STANDS = 0.25  # share of the evidence from which on something stands in a cell
 HEIGHTS = 8  # on a wall, at which views are compared
 ALIKE = 0.5  # share of the views compared that count, those that agree best: the others may have something in between
 
@@ -137,6 +140,46 @@ def floor_plan(camera: Camera, poses: Tensor, p: Tensor, used: Tensor) -> Tensor
 def read(plan: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """A plan (M, 2, CELLS, CELLS) at places x, y (M, a, b): (M, 2, a, b)."""
     return sample(plan, *(c / CELL + (CELLS - 1) / 2 for c in (x, y)))
+
+
+def blocked(plan: Tensor, places: Tensor, used: Tensor) -> Tensor:
+    """Which cells an agent cannot stand in, (M, CELLS, CELLS) bool: those too near to something, but for where it has been.
+
+    plan (M, 2, CELLS, CELLS); places (M, N, 2) of the entries `used` (M, N)
+    """
+    return within(something(plan), RADIUS) & ~within(marked(places, used), CELL)
+
+
+def something(plan: Tensor) -> Tensor:
+    """Which cells of plans (*M, 2, CELLS, CELLS) something stands in, (*M, CELLS, CELLS) bool."""
+    stands, free = plan.unbind(dim=-3)
+    return stands / (stands + free + 0.3) > STANDS
+
+
+def standing(plan: Tensor) -> Tensor:
+    """The places of these cells of one plan (2, CELLS, CELLS): (O, 2)."""
+    row, column = something(plan).nonzero().unbind(dim=-1)
+    return (torch.stack([column, row], dim=-1) - (CELLS - 1) / 2) * CELL
+
+
+def marked(places: Tensor, used: Tensor) -> Tensor:
+    """The cells of some places (M, N, 2): (M, CELLS, CELLS) bool."""
+    x, y = cell_of(places).unbind(dim=-1)
+    cells = used.new_zeros(len(places), CELLS * CELLS)
+    return cells.scatter(1, torch.where(used, y * CELLS + x, 0), True).unflatten(1, (CELLS, CELLS))
+
+
+def within(cells: Tensor, distance: float) -> Tensor:
+    """The cells whose middle is at most so many units from that of one of these: (M, CELLS, CELLS) bool."""
+    reach = int(distance / CELL)
+    offset = torch.arange(-reach, reach + 1, device=cells.device) * CELL
+    disc = (offset.square() + offset[:, None].square() <= distance**2 + 1e-9).float()
+    return F.conv2d(cells[:, None].float(), disc[None, None], padding=reach)[:, 0] > 0.5
+
+
+def cell_of(places: Tensor) -> Tensor:
+    """Column and row of the cells of places (*B, 2), those at the edge for places beyond it: (*B, 2) int64."""
+    return (places / CELL + (CELLS - 1) / 2).round().long().clamp(0, CELLS - 1)
 
 
 class Sight(nn.Module):

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gtmsm_env import projection
 from gtmsm_env.checkpoint import CheckpointError, check_keys, load_checkpoint, save_checkpoint
+from gtmsm_env.floorplan import standing
 from gtmsm_env.landmarks import Inferred, Landmarks
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.neighbours import nearest_before
@@ -21,7 +24,17 @@ from gtmsm_env.obstacles import KEPT, Obstacles, axes_of, count_moves, effect, w
 from gtmsm_env.priors import CombinedPrior, ViewsPrior, mixture_prior, with_views
 from gtmsm_env.projection import ProjectedViews
 from gtmsm_env.transitions import LinearWithWalls, Rotation, Walking
-from gtmsm_env.types import WITHIN, Belief, GaussianMixture, Neighbours, Walk, check_rewards, distinct_frames, gaussian_log_prob
+from gtmsm_env.types import (
+    WITHIN,
+    Belief,
+    GaussianMixture,
+    Neighbours,
+    Walk,
+    check_rewards,
+    distinct_frames,
+    gaussian_log_prob,
+    phi,
+)
 
 Prior = Callable[[Tensor, SpatialMemory], GaussianMixture]
 LAWS = {"walls": LinearWithWalls, "rotation": Rotation, "walking": Walking}
@@ -83,10 +96,12 @@ class GTMSM(nn.Module):
         world: dict | None = None,
     ) -> None:
         super().__init__()
-        priors = ("views", "mixture") if law == "walls" else ("views", "combined")
-        if law not in LAWS or prior not in priors:
-            raise ValueError(f"The laws are {list(LAWS)}, and the priors with {law!r} {priors}; given law={law!r}, prior={prior!r}.")
-        first_person = law != "walls"
+        first_person, paper = law != "walls", "mixture" if law == "walls" else "combined"
+        if law not in LAWS or prior not in ("views", paper):
+            raise ValueError(
+                f"The laws are {list(LAWS)}, and the priors of {law!r} are 'views' and {paper!r}, the paper's; "
+                f"given prior={prior!r}, law={law!r}."
+            )
         if first_person and (state_size != 3 or (prior == "views") != (camera is not None)):
             raise ValueError(
                 "In first person a state is a place and a heading, state_size=3, and the prior 'views' alone is told its camera, "
@@ -97,7 +112,7 @@ class GTMSM(nn.Module):
                 "Landmarks are counted, and obstacles kept on a lattice in the plane around the start: landmarks of 0 or more, and with "
                 f"some state_size=2 and reach of 1 or more; given landmarks={landmarks}, state_size={state_size}, reach={reach}."
             )
-        self.config = {name: value for name, value in locals().items() if name not in ("self", "__class__", "priors", "first_person")}
+        self.config = {name: value for name, value in locals().items() if name not in ("self", "__class__", "first_person", "paper")}
         height, width, channels = frame_shape
         self.frame_shape, self.num_actions, self.world = tuple(frame_shape), num_actions, world
         self.K, self.delta, self.sigma_x = K, delta, sigma_x
@@ -203,6 +218,8 @@ class GTMSM(nn.Module):
         }
         if self.projected is not None:
             entry["frame"] = frame
+            if "view" in belief.memory.values:
+                entry |= self.projected.entry(belief.mean, frame, belief.memory)
         of_places = "tried" in before.memory.values
         if of_places:
             entry["tried"] = entry["moved"] = z_mean.new_zeros(*action.shape, self.num_actions)
@@ -297,16 +314,13 @@ class GTMSM(nn.Module):
         return Belief(mean[..., -1, :], variance[..., -1, :], u[..., -1, :], memory)
 
     def predict(self, belief: Belief, action: Tensor) -> Belief:
-        """One imagined step by a_t (*B,) int64: p(s_t | s_{t-1}, a_t); with landmarks, no step where the memory knows that one was stopped.
+        """One imagined step by a_t (*B,) int64: p(s_t | s_{t-1}, a_t), but against nothing that the memory knows to be in the way.
 
-        A model without landmarks asks nothing of the memory.
+        With landmarks that is what stopped a step before, with projected views what they have seen. Others ask nothing of the memory.
         """
         self._check_actions(action, belief.mean.shape[:-1])
-        moved = self._move(belief, action)
-        if (stops := self._stops(belief.memory)) is None:
-            return moved
-        stays = stops(moved.mean)[..., None]
-        return replace(moved, mean=torch.where(stays, belief.mean, moved.mean), displacement=torch.where(stays, 0, moved.displacement))
+        mean, u = self.transition.rollout(belief.mean, belief.displacement, action[..., None], stops=self._stops(belief.memory))
+        return replace(belief, mean=mean.squeeze(-2), variance=belief.variance + self.transition.sigma_s**2, displacement=u.squeeze(-2))
 
     def _move(self, belief: Belief, action: Tensor) -> Belief:
         """p(s_t | s_{t-1}, a_t): action (*B,) int64."""
@@ -330,6 +344,8 @@ class GTMSM(nn.Module):
 
     def _stops(self, memory: SpatialMemory) -> Callable[[Tensor], Tensor] | None:
         """Where moves are stopped, by the states (*B, *C, n) they would lead to; None where model or memory knows nothing of obstacles."""
+        if self.projected is not None and "blocked" in memory.facts:
+            return projection.stops(memory)
         if self.obstacles is None or not {"tried", "effect"} & memory.values.keys():
             return None
         memory = memory if "obstacle" in memory.facts else self.places(memory)
@@ -340,6 +356,8 @@ class GTMSM(nn.Module):
         """The distinct places of a memory, as many at least as the prior reads; with landmarks, and what moves did from each."""
         places = self._distinct(memory)
         places = places if "model" in places.facts else places.but(facts=places.facts | self._signed(places.batch_shape))
+        if self.projected is not None and "blocked" not in places.facts:
+            return self.projected.recall(places)
         if self.obstacles is None or not memory.values.keys() >= set(KEPT):
             return places
         origin, action, share = (memory.values[name] for name in KEPT)
@@ -352,6 +370,8 @@ class GTMSM(nn.Module):
 
     def obstacle_states(self, memory: SpatialMemory) -> Tensor:
         """Where one memory of places, (P,) entries, knows obstacles: (O, n), to be drawn."""
+        if self.projected is not None and "plan" in memory.facts:
+            return F.pad(standing(memory.facts["plan"]), (0, 1))
         if self.obstacles is None or "obstacle" not in memory.facts:
             return memory.s_mean[:0]
         return self.obstacles.states(axes_of(self.transition.W_a))[memory.facts["obstacle"].flatten()]
@@ -411,6 +431,23 @@ class GTMSM(nn.Module):
         return memory.nearest(s, 1)[0].squeeze(-1) / self.step_length
 
     @property
+    def axes(self) -> Tensor | None:
+        """How far down and to the right states (n,) are drawn on a map for each of their numbers, (n, 2); None where nothing tells."""
+        if self.views is not None:
+            return self.views.A
+        return torch.tensor([[0.0, 1.0], [-1.0, 0.0], [0.0, 0.0]]) if self.transition.W_a.shape[0] == 3 else None  # east, north, heading
+
+    def in_steps(self, s: Tensor) -> Tensor:
+        """States (*B, n) as agents are told them: places in steps, and of a heading its cosine and sine, (*B, 2) or (*B, 4)."""
+        told = phi(s)
+        return torch.cat([told[..., :2] / self.step_length, told[..., 2:]], dim=-1)
+
+    def from_steps(self, told: Tensor) -> Tensor:
+        """The states that `in_steps` tells."""
+        place = told[..., :2] * self.step_length
+        return place if told.shape[-1] == 2 else torch.cat([place, torch.atan2(told[..., 3:], told[..., 2:3])], dim=-1)
+
+    @property
     def reads(self) -> int:
         """How many entries the prior reads."""
         return self.K if self.views is None else self.views.K
@@ -419,6 +456,11 @@ class GTMSM(nn.Module):
     def step_length(self) -> float:
         """The length of one step in the state's unit."""
         return self.transition.step_length
+
+    @property
+    def turn_length(self) -> float:
+        """The largest turn of one step in radians, infinite where states have no heading."""
+        return float(self.transition.W_a.detach()[2].abs().max()) if self.transition.W_a.shape[0] == 3 else math.inf
 
     def _check_actions(self, actions: Tensor, batch: torch.Size, sequences: bool = False) -> None:
         """Refuses what is no action, which indexing would take for another: -1 for the last, bytes for a mask."""

@@ -7,6 +7,7 @@ they differ in how much each plan counts. The next decision starts from where th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gtmsm_env.memory import SpatialMemory
-from gtmsm_env.types import WITHIN, Belief
+from gtmsm_env.types import WITHIN, Belief, Tolerance
 from gtmsm_env.worlds import alike
 
 if TYPE_CHECKING:
@@ -60,22 +61,30 @@ def goal_states(model: GTMSM, frame: Tensor, memory: SpatialMemory) -> Tensor:
     return torch.where(torch.take_along_dim(same, order, dim=1)[..., None], found, nearest.s_mean)
 
 
-def reach(goals: Tensor, step_length: float) -> Objective:
-    """Minus the steps until one of the goals is within half a step; what a plan does afterwards counts nothing.
+def reach(goals: Tensor, step_length: float, there: Tolerance | None = None, turn: float = math.inf) -> Objective:
+    """Minus the steps until one of the goals is reached; what a plan does afterwards counts nothing.
 
     A plan that arrives at none needs, after its last step, as many more as lie between its end and the nearest goal: so of two that
     arrive the quicker is better, and of two that do not the one that ends nearer.
 
     Args:
         goals: (B, G, n) states, any of which will do
-        step_length: the model's, in the unit of the state
+        step_length: the longest move of a step, in the unit of the state
+        there: how near is near enough, half a step by default
+        turn: radians that a step may turn by, in first person
     """
+    there = there or Tolerance(WITHIN * step_length)
 
     def returns(states: Tensor) -> Tensor:
-        distance = (states[..., None, :] - goals[:, None, None]).square().sum(dim=-1).amin(dim=-1).sqrt() / step_length  # (B, C, T)
-        step = torch.arange(1, distance.shape[-1] + 1, device=distance.device)
-        arrival = torch.where(distance <= WITHIN, step, torch.inf).amin(dim=-1)
-        return -arrival.minimum(step[-1] + distance[..., -1])
+        at, goal = states[..., None, :], goals[:, None, None]  # (B, C, T, 1, n), (B, 1, 1, G, n)
+        step = torch.arange(1, states.shape[-2] + 1, device=states.device)
+        arrival = torch.where(there(at, goal).any(dim=-1), step, torch.inf).amin(dim=-1)
+        at = at[:, :, -1]  # (B, C, 1, n), where plans end
+        left = (at - goal[:, 0])[..., :2].square().sum(dim=-1).sqrt() / step_length
+        if states.shape[-1] == 3:
+            turned = torch.remainder(at[..., 2] - goal[:, 0, ..., 2] + math.pi, 2 * math.pi) - math.pi
+            left = left + turned.abs() / turn
+        return -arrival.minimum(step[-1] + left.amin(dim=-1))
 
     return returns
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gtmsm_env.floorplan import Sight, Stereo, floor_plan
+from gtmsm_env.floorplan import Sight, Stereo, blocked, cell_of, floor_plan
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.networks import frames_to_x, mlp
 from gtmsm_env.perspective import Camera, covering, relative, sample
@@ -56,9 +58,15 @@ class ProjectedViews(nn.Module):
         poses, used, frames = (flat(memory, x) for x in (memory.s_mean, memory.used, memory.values["frame"]))
         views = frames_to_x(frames)  # (M, N, C, H, W)
         plan = self.plan_of(views, poses, used)
-        depth = self.sight.depth(plan, poses)
-        view, depth, plan = (x.reshape(*memory.batch_shape, *x.shape[1:]) for x in (views, depth, plan))
-        return memory.but(memory.values | {"view": view, "depth": depth}, memory.facts | {"plan": plan})
+        found = (views, self.sight.depth(plan, poses), plan, blocked(plan, poses[..., :2], used))
+        view, depth, plan, walls = (x.reshape(*memory.batch_shape, *x.shape[1:]) for x in found)
+        return memory.but(memory.values | {"view": view, "depth": depth}, memory.facts | {"plan": plan, "blocked": walls})
+
+    @torch.no_grad()
+    def entry(self, s: Tensor, frame: Tensor, memory: SpatialMemory) -> dict[str, Tensor]:
+        """What `recall` adds to one more entry of each memory, at s (*M, 3) with a frame (*M, H, W, C); the plan stays as it was."""
+        depth = self.sight.depth(flat(memory, memory.facts["plan"]), flat(memory, s)[:, None])
+        return {"view": frames_to_x(frame), "depth": depth.reshape(*s.shape[:-1], -1)}
 
     def plan_of(self, views: Tensor, poses: Tensor, used: Tensor) -> Tensor:
         """The floor plan that entries imply, by stereo of each `EVERY`th with those that cover most of it: (M, 2, CELLS, CELLS)."""
@@ -134,6 +142,17 @@ class ProjectedViews(nn.Module):
     def prior(self, laid: Tensor, z: Tensor) -> GaussianMixture:
         """p(z | s, M), one Gaussian: z (*B, d) is the encoding of the canvas."""
         return GaussianMixture(z.new_zeros(*z.shape[:-1], 1), z[..., None, :], self.variance(laid)[..., None, :])
+
+
+def stops(memory: SpatialMemory) -> Callable[[Tensor], Tensor]:
+    """Whether something would be in the way at s (*M, *Q, 3), (*M, *Q) bool, by what a recalled memory's views have seen."""
+    cells = flat(memory, memory.facts["blocked"]).flatten(1)
+
+    def stop(s: Tensor) -> Tensor:
+        x, y = cell_of(s[..., :2]).unbind(dim=-1)
+        return cells.gather(1, (y * memory.facts["blocked"].shape[-1] + x).reshape(len(cells), -1)).reshape(x.shape)
+
+    return stop
 
 
 def flat(memory: SpatialMemory, x: Tensor) -> Tensor:

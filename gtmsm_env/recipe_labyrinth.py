@@ -89,10 +89,8 @@ def new_model(size: str, seed: int, agent: Agent = WALKING) -> GTMSM:
 
 def policy(world: VectorEnv[Any, Any, Any], generator: Any, whims: float = WHIMS) -> Any:
     """The paper's agent for this world, the scavenger or one that turns; it does all actions now and then."""
-    from gtmsm_env.envs.labyrinth_walker import Scavenger, Turner  # need the extra "labyrinth"
-
     inner: Any = world.unwrapped
-    return (Scavenger if inner.speed else Turner)(world, generator, whims)
+    return inner.explorer(generator, whims)
 
 
 @dataclass

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,21 @@ def phi(s: Tensor) -> Tensor:
     if s.shape[-1] != 3:
         return s
     return torch.cat([s[..., :2], s[..., 2:].cos(), s[..., 2:].sin()], dim=-1)
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How near one state must be to another to be there: within a radius and, in first person, a heading."""
+
+    radius: float  # in the model's unit
+    angle: float = math.pi  # radians; read of headings alone
+
+    def __call__(self, s: Tensor, other: Tensor) -> Tensor:
+        """Whether s is at other, (*B) bool: both (*B, n), or what broadcasts."""
+        there = (s[..., :2] - other[..., :2]).square().sum(dim=-1) <= self.radius**2
+        if s.shape[-1] != 3:
+            return there
+        return there & ((s[..., 2] - other[..., 2]).cos() >= math.cos(self.angle) - 1e-6)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from gtmsm_env.data import record
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
 from gtmsm_env.priors import with_views
-from gtmsm_env.types import Belief
+from gtmsm_env.types import WITHIN, Belief, Tolerance
 from gtmsm_env.vector import Rows
 
 ANYWHERE = {"num_envs", "vectorization_mode", "autoreset_mode", "max_episode_steps", "render_mode", "task", "horizon"}
@@ -139,7 +139,16 @@ def places(model: GTMSM, memory: SpatialMemory, views: bool = False) -> SpatialM
     """The distinct places of a memory, which is all that a dream asks of it; with their decoded views where frames will be shown."""
     check_memory(model, memory)
     found = model.places(memory)
-    return with_views(found, model.decoder) if views else found
+    return with_views(found, model.decoder) if views and "view" not in found.values else found
+
+
+def tolerance(model: GTMSM, world: gym.Env[Any, Any] | VectorEnv[Any, Any, Any]) -> Tolerance:
+    """How near a goal one must be in this world, and so in its dream: half a step, or what a first-person world says."""
+    inner: Any = world.unwrapped
+    if model.transition.W_a.shape[0] != 3:
+        return Tolerance(WITHIN * model.step_length)
+    inner = getattr(inner, "batch_of_one", inner)
+    return Tolerance(inner.goal_radius, inner.goal_angle)
 
 
 def keep_places(model: GTMSM, belief: Belief) -> Belief:
