@@ -131,9 +131,9 @@ class LabyrinthVectorEnv(BatchedRows):
         self._task_steps = np.zeros(n, np.int64)
         self._world_steps = np.zeros(n, np.int64)
 
-    def look(self, rows: Integers, poses: Floats) -> Frames:
-        """What is seen from poses (R, 3) in the worlds of some rows (R,): (R, H, W, 3)."""
-        return draw(self.worlds, rows, poses, self.frame_size, self.field_of_view, self.camera_height)
+    def look(self, rows: Integers, poses: Floats, worlds: Rooms | None = None) -> Frames:
+        """What is seen from poses (R, 3) in the worlds of some rows (R,), or in others of their kind: (R, H, W, 3)."""
+        return draw(self.worlds if worlds is None else worlds, rows, poses, self.frame_size, self.field_of_view, self.camera_height)
 
     def steps_to_goal(self) -> Integers:
         """The fewest steps from every row to its goal, (N,): a close bound from below, for shortest paths with momentum and turns.

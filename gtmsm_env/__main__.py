@@ -15,6 +15,7 @@ from gymnasium.error import Error
 from gtmsm_env import __version__
 
 WORLDS = ("image-navigation", "obstacle-grid", "labyrinth", "labyrinth-rotate")
+JUDGED = (*WORLDS, "labyrinth-rooms", "labyrinth-lab")  # where a model of another is judged too
 DEFAULT = "(default: %(default)s)"
 # What the commands import beyond the core dependencies, and the extra that installs it.
 EXTRAS = {
@@ -41,7 +42,9 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--displacements", action="store_true", help="obstacle-grid: true displacements as targets, not the ELBO")
     _common(train)
 
-    evaluate = _command(commands, "evaluate", "measure a model on worlds it never saw, and draw what it imagines", "--output figures")
+    evaluate = _command(
+        commands, "evaluate", "measure a model on worlds it never saw, and draw what it imagines", "--output figures", JUDGED
+    )
     evaluate.add_argument("--model", metavar="NAME", help="a shipped model or a path (default: the model that ships for the world)")
     evaluate.add_argument("--split", choices=("train", "validation", "test", "all"), default="test", help=f"which images {DEFAULT}")
     evaluate.add_argument("--episodes", type=integer(1), default=100, metavar="INT", help=f"how many worlds to dream of {DEFAULT}")
@@ -94,7 +97,7 @@ def _explained(error: Exception) -> str | None:
 
 
 def _command(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, summary: str, example: str
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, summary: str, example: str, worlds: Sequence[str] = WORLDS
 ) -> argparse.ArgumentParser:
     """A command that takes the name of a world first."""
     command = commands.add_parser(
@@ -104,7 +107,7 @@ def _command(
         epilog=f"example:\n  python -m gtmsm_env {name} {WORLDS[0]} {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("world", choices=WORLDS, metavar="WORLD", help=f"one of: {', '.join(WORLDS)}")
+    command.add_argument("world", choices=worlds, metavar="WORLD", help=f"one of: {', '.join(worlds)}")
     return command
 
 

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
@@ -393,8 +394,8 @@ EXPERIMENTS: dict[str, tuple[str, Any, Any, Any]] = {
     "image-navigation": (recipe.WORLD, judge, text, draw),
     "obstacle-grid": (recipe_obstacles.WORLD, evaluate_obstacles.judge, evaluate_obstacles.text, evaluate_obstacles.draw),
     **{
-        name: (agent.world, evaluate_labyrinth.judge, evaluate_labyrinth.text, evaluate_labyrinth.draw)
-        for name, agent in recipe_labyrinth.AGENTS.items()
+        name: (agent.world, partial(evaluate_labyrinth.judge, agent), evaluate_labyrinth.text, evaluate_labyrinth.draw)
+        for name, agent in {**recipe_labyrinth.AGENTS, **recipe_labyrinth.JUDGED_ONLY}.items()
     },
 }
 

@@ -7,9 +7,8 @@ model sees frames and actions; true poses and depths judge it, and make the orac
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,7 +24,7 @@ from gtmsm_env.model import GTMSM
 from gtmsm_env.networks import frames_to_x, x_to_frames
 from gtmsm_env.oracles import composed, nearest_view
 from gtmsm_env.perspective import relative
-from gtmsm_env.recipe_labyrinth import AGENTS, CAMERA, Agent, policy
+from gtmsm_env.recipe_labyrinth import CAMERA, Agent, policy
 from gtmsm_env.report import named_table, plain
 from gtmsm_env.trials import mean_square, psnr, span_name, together
 from gtmsm_env.types import Walk, gaussian_log_prob, phi
@@ -34,6 +33,7 @@ from gtmsm_env.video import missing, write_video
 
 CHUNK = 10  # rooms in memory at once
 SLICE = 10  # steps decoded at once
+SHOWN = 0.9  # share of a frame from which on its place counts as seen
 
 OURS, PAPER = "our prior, projected views", "the paper's prior, combined"
 TRUE_POSE = "our prior at the true pose"
@@ -47,10 +47,10 @@ class Trials:
     """Walks in unseen rooms, and what is known of them for sure; tau steps are remembered."""
 
     agent: Agent
+    envs: Any  # the vector env that was walked: its rooms
     walk: Walk  # (W, tau + far), on the CPU
     pose: Tensor  # (W, tau + far, 3) true, seen from the start, as states are
     depth: Tensor  # (W, tau + horizon, w) true, of every column
-    pictures: list[Callable[[Floats], Frames]]  # of each room from above, with the agent at a true pose (x, y, heading)
 
     @property
     def remembered(self) -> Tensor:
@@ -77,17 +77,18 @@ class Measured:
     turned: Floats  # (W, far) degrees between imagined and true headings
     log_likelihood: Floats  # (W, horizon) nats
     kl: Floats  # (W, horizon)
+    shown: Floats  # (W, horizon) share of the pixels that the oracle's views show
+    right_room: Floats | None  # (W, horizon) 1 where the imagined frame is likest to the room that the agent is in; NaN in corridors
 
 
 def record_trials(agent: Agent, world: dict[str, Any], episodes: int, seed: int, split: str = "test") -> Iterator[Trials]:
     """Walks of the paper's agents in unseen rooms, CHUNK at a time. Room and walk i depend on `seed + i` alone."""
-    from gtmsm_env.envs.labyrinth_map import map_from_above
     from gtmsm_env.envs.labyrinth_raycaster import column_depths
 
     until = agent.tau + agent.horizon
     for start in range(0, episodes, CHUNK):
         rows = min(CHUNK, episodes - start)
-        envs = gym.make_vec(world["id"], num_envs=rows, **{**world["kwargs"], "task": None, "split": split})
+        envs = gym.make_vec(world["id"], num_envs=rows, **{**world["kwargs"], **agent.rules, "task": None, "split": split})
         generators = [np.random.default_rng((seed + start + row, 1)) for row in range(rows)]
         walk = record(envs, agent.tau + agent.far, generators, seed=seed + start, policy=policy(envs, generators, whims=0))
         assert walk.poses is not None
@@ -99,14 +100,39 @@ def record_trials(agent: Agent, world: dict[str, Any], episodes: int, seed: int,
             inner.frame_size,
             inner.field_of_view,
         )
-        pictures = [partial(map_from_above, inner.worlds, row, goal=None) for row in range(rows)]
-        yield Trials(agent, walk, from_start(walk.poses), torch.from_numpy(depth).float().reshape(rows, until, -1), pictures)
+        yield Trials(agent, inner, walk, from_start(walk.poses), torch.from_numpy(depth).float().reshape(rows, until, -1))
         envs.close()
 
 
 def from_start(pose: Tensor) -> Tensor:
     """True poses (W, T, 3) as states are: seen from the first."""
     return relative(pose.double(), pose[:, :1].double()).float()
+
+
+def in_the_right_room(trials: Trials, shown: Frames) -> Floats:
+    """Whether imagined frames (W, horizon, h, w, 3) are likest, of the true view with each room's textures in turn, to that with the right
+    room's: (W, horizon) of 1, 0, and NaN in corridors.
+    """
+    from gtmsm_env.envs.labyrinth_rooms import SIDES
+
+    worlds, tau = trials.envs.worlds, trials.agent.tau
+    assert trials.walk.poses is not None
+    poses = trials.walk.poses[:, tau : tau + shown.shape[1]].double().numpy()
+    right = np.full(shown.shape[:2], np.nan)
+    for row, walk in enumerate(poses):
+        bounds = worlds.bounds[row, : worlds.sectors[row]]
+        rooms = np.flatnonzero((bounds[:, 2:] - bounds[:, :2]).min(axis=1) >= SIDES[0])  # others are corridors
+        sector = np.array([worlds.sector_at(row, x, y) for x, y, _ in walk])
+        for room in set(rooms) & set(sector):
+            steps = np.flatnonzero(sector == room)
+            error = []
+            for other in rooms:
+                first, shape = worlds.first.copy(), worlds.shape.copy()
+                first[row, room], shape[row, room] = worlds.first[row, other], worlds.shape[row, other]
+                dressed = worlds._replace(first=first, shape=shape)
+                error.append(mean_square(trials.envs.look(np.full(len(steps), row), walk[steps], dressed), shown[row, steps]))
+            right[row, steps] = rooms[np.argmin(error, axis=0)] == room
+    return right
 
 
 # -------------------------------------------------------------------- shown: frames (W, horizon, h, w, c) by name
@@ -127,15 +153,18 @@ def decoded(model: GTMSM, s: Tensor, memory: SpatialMemory) -> Frames:
     return torch.cat([model.decode(part, memory) for part in s.split(SLICE, dim=1)], dim=1).cpu().numpy()
 
 
-def model_free_frames(trials: Trials) -> Iterator[tuple[str, Frames]]:
-    """What needs no model: the oracles, the memory's mean and the last frame."""
+def model_free_frames(trials: Trials) -> tuple[dict[str, Frames], Floats]:
+    """What needs no model: the oracles, the memory's mean and the last frame; and the share of each frame that remembered views show."""
     frames, (here, there) = trials.remembered.numpy(), trials.poses
     depth = trials.depth.split([here.shape[1], there.shape[1]], dim=1)
-    yield COMPOSED, composed(frames, here, depth[0], there, depth[1], CAMERA)
-    yield NEAREST, nearest_view(frames, phi(here).numpy(), phi(there).numpy())
+    laid, shown = composed(frames, here, depth[0], there, depth[1], CAMERA)
     shape = (*there.shape[:2], *frames.shape[2:])
-    yield MEAN, np.broadcast_to(frames.mean(axis=1).round().astype(np.uint8)[:, None], shape)
-    yield COPY, np.broadcast_to(frames[:, -1:], shape)
+    return {
+        COMPOSED: laid,
+        NEAREST: nearest_view(frames, phi(here).numpy(), phi(there).numpy()),
+        MEAN: np.broadcast_to(frames.mean(axis=1).round().astype(np.uint8)[:, None], shape),
+        COPY: np.broadcast_to(frames[:, -1:], shape),
+    }, shown
 
 
 LINES: dict[str, dict[str, Any]] = {  # how the curves of a figure look
@@ -160,16 +189,20 @@ def measure(model: GTMSM, trials: Trials, seed: int) -> tuple[Measured, dict[str
     memory = model.recall(model.remember(Walk(trials.remembered, actions[:, : tau - 1])).memory)
     states = model.filter(actions)[0]  # the paper's agents meet nothing that would stop them
     s = states[:, tau:]
-    shown = dict(model_frames(model, memory, s[:, :horizon], trials)) | dict(model_free_frames(trials))
+    without, seen = model_free_frames(trials)
+    shown = dict(model_frames(model, memory, s[:, :horizon], trials)) | without
     true = trials.future.numpy()
     wrong = (s - trials.pose[:, tau:]).double().numpy()
     likelihood, kl = elbo_terms(model, memory, s[:, :horizon], trials.future, seed)
+    several = trials.envs.rooms[1] > 1
     measured = Measured(
         error={name: mean_square(frames, true) for name, frames in shown.items()},
         distance=np.linalg.norm(wrong[..., :2], axis=-1),
         turned=np.degrees(np.abs(np.remainder(wrong[..., 2] + np.pi, 2 * np.pi) - np.pi)),
         log_likelihood=likelihood,
         kl=kl,
+        shown=seen,
+        right_room=in_the_right_room(trials, next(iter(shown.values()))) if several else None,
     )
     return measured, shown, states
 
@@ -193,11 +226,13 @@ def elbo_terms(model: GTMSM, memory: SpatialMemory, s: Tensor, frames: Tensor, s
 
 def text(figures: dict[str, Any]) -> str:
     """What the command prints."""
-    steps = figures["steps"]
+    steps, rooms = figures["steps"], figures["frames with the right room's textures, %"]
     return "\n\n".join(
         [
             f"{steps['remembered']} steps remembered, {steps['imagined']} imagined as frames and {steps['as poses']} as poses",
             named_table("PSNR in dB; imagined steps", figures["fidelity"]),
+            named_table(f"frames of which the memory shows {SHOWN:.0%}", figures["fidelity where seen"]),
+            *([] if rooms is None else [f"frames with the right room's textures: {rooms:.1f} %"]),
             named_table("error of imagined poses, mean; after steps", figures["poses"], digits=4),
             named_table("nats", {name: {"": value} for name, value in figures["likelihood"].items()}, digits=3),
         ]
@@ -205,11 +240,10 @@ def text(figures: dict[str, Any]) -> str:
 
 
 def judge(
-    model: GTMSM, episodes: int, seed: int = 0, images: str = "procedural", split: str = "test"
+    agent: Agent, model: GTMSM, episodes: int, seed: int = 0, images: str = "procedural", split: str = "test"
 ) -> tuple[dict[str, Any], Measured, tuple[Trials, dict[str, Frames], Tensor]]:
     """All figures of a model in unseen rooms, what they were computed from, and the first rooms with what was imagined of them."""
     assert model.world is not None
-    agent = next(agent for agent in AGENTS.values() if agent.world == model.world["id"])
     parts: list[Measured] = []
     first: list[tuple[Trials, dict[str, Frames], Tensor]] = []
     for trials in record_trials(agent, model.world, episodes, seed, split):
@@ -217,7 +251,7 @@ def judge(
         parts.append(measured)
         first = first or [(trials, shown, states)]
     measured = together(parts)
-    size = math.prod(model.frame_shape)
+    size, known = math.prod(model.frame_shape), measured.shown >= SHOWN
     figures = {
         "worlds": {"split": split, "episodes": episodes},
         "steps": {"remembered": agent.tau, "imagined": agent.horizon, "as poses": agent.far},
@@ -225,6 +259,11 @@ def judge(
             name: {span_name(span): psnr(float(values[:, span[0] - 1 : span[1]].mean())) for span in agent.spans}
             for name, values in measured.error.items()
         },
+        "fidelity where seen": {
+            name: {"share of frames, %": float(100 * known.mean()), "PSNR": psnr(float(values[known].mean()))}
+            for name, values in measured.error.items()
+        },
+        "frames with the right room's textures, %": None if measured.right_room is None else float(100 * np.nanmean(measured.right_room)),
         "poses": {
             name: {str(after): float(values[:, after - 1].mean()) for after in sorted({1, 16, agent.horizon, agent.far})}
             for name, values in (("units", measured.distance), ("degrees", measured.turned))
@@ -246,6 +285,7 @@ def summary(figures: dict[str, Any]) -> dict[str, Any]:
 def draw(folder: Path, model: GTMSM, measured: Measured, first: tuple[Trials, dict[str, Frames], Tensor]) -> None:
     """Fidelity by horizon in all rooms; figure 3 and the film of the first room."""
     from gtmsm_env import plots
+    from gtmsm_env.envs.labyrinth_map import map_from_above
 
     trials, shown, states = first
     agent, true, imagined = trials.agent, trials.future[0].numpy(), shown[PAPER if model.projected is None else OURS][0]
@@ -253,7 +293,7 @@ def draw(folder: Path, model: GTMSM, measured: Measured, first: tuple[Trials, di
     assert trials.walk.poses is not None
     poses = trials.walk.poses[0].double().numpy()
     at = sorted({1, *np.linspace(1, horizon, 12).round().astype(int).tolist()})
-    picture = trials.pictures[0](poses[tau + horizon - 1])
+    picture = map_from_above(trials.envs.worlds, 0, poses[tau + horizon - 1], None)
     own, believed = trials.pose[0].numpy(), states[0].numpy()
     plots.figure_3(folder / "figure-3.png", picture, own, believed, tau, true, imagined, at)
     everywhere = {"all imagined frames": np.ones((len(measured.distance), horizon), np.bool_)}
@@ -261,5 +301,5 @@ def draw(folder: Path, model: GTMSM, measured: Measured, first: tuple[Trials, di
     if absent := missing():
         print(absent)
         return
-    pictures = (trials.pictures[0](poses[tau + h]) for h in range(horizon))
+    pictures = (map_from_above(trials.envs.worlds, 0, poses[tau + h], None) for h in range(horizon))
     write_video(folder / "dream.mp4", plots.first_person_film(pictures, true, imagined, believed, tau), fps=8)

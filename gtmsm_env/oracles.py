@@ -71,14 +71,16 @@ def nearest_view(frames: Frames, seen_from: NDArray[np.floating], at: NDArray[np
     return frames[np.arange(len(frames))[:, None], nearest]
 
 
-def composed(frames: Frames, poses: Tensor, depths: Tensor, at: Tensor, depths_at: Tensor, camera: dict[str, float], K: int = 8) -> Frames:
+def composed(
+    frames: Frames, poses: Tensor, depths: Tensor, at: Tensor, depths_at: Tensor, camera: dict[str, float], K: int = 8
+) -> tuple[Frames, NDArray[np.float64]]:
     """An oracle that composes: at poses `at` (W, H, 3), every pixel carried over by true depth from the K views that cover most.
 
     depths, depths_at: (W, T, w), (W, H, w) true depth of every column. Of the views that show a pixel, the nearer count more; where none
-    does, all count.
+    does, all count. Returns frames (W, H, h, w, 3), and what share of each some view shows (W, H).
     """
     lens = Camera(frames.shape[-2], **camera)
-    shown = []
+    shown, share = [], []
     for x, pose, depth, there, depth_there in zip(frames, poses, depths, at, depths_at, strict=True):
         views = frames_to_x(torch.from_numpy(x))
         which = covering(lens, pose[None], torch.ones(1, 1, len(pose), dtype=torch.bool), there[None], K)[0]  # (H, K)
@@ -93,4 +95,5 @@ def composed(frames: Frames, poses: Tensor, depths: Tensor, at: Tensor, depths_a
         seen = sample(views[which], column, row)
         blended = (weight[:, :, None] * seen).sum(dim=1) / weight.sum(dim=1)[:, None]
         shown.append(x_to_frames(blended).numpy())
-    return np.stack(shown)
+        share.append(visible.any(dim=1).double().mean(dim=(-1, -2)).numpy())
+    return np.stack(shown), np.stack(share)

@@ -7,7 +7,7 @@ the frame it imagines. No pose is read but those that the law makes of actions; 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -40,12 +40,18 @@ class Agent:
     horizon: int  # imagined as frames
     far: int  # imagined as poses
     spans: tuple[tuple[int, int], ...]  # imagined steps that are told apart, both ends included
+    rules: dict[str, Any] = field(default_factory=dict)  # of the worlds it is judged in, where these are not what was learned from
 
 
 WALKING = Agent("GTMSM-Labyrinth-v0", "walking", 240, 150, 150, 300, ((1, 16), (17, 100), (101, 150), (1, 150)))
 # Two turns of 38.7 steps; the first six imagined steps show what no remembered frame was taken towards.
 ROTATING = Agent("GTMSM-LabyrinthRotate-v0", "rotation", 78, 33, 45, 45, ((1, 6), (7, 45), (1, 45)))
 AGENTS = {"labyrinth": WALKING, "labyrinth-rotate": ROTATING}
+# Appendix C: the walking model, which has seen single rooms alone, in several; and in rooms that another's textures cover.
+JUDGED_ONLY = {
+    "labyrinth-rooms": replace(WALKING, horizon=300, spans=((1, 16), (17, 150), (151, 300), (1, 300)), rules={"rooms": [2, 4]}),
+    "labyrinth-lab": replace(WALKING, rules={"textures": "lab"}),
+}
 
 
 def stages(size: str, agent: Agent = WALKING) -> list[Stage]:
