@@ -26,9 +26,9 @@ from gtmsm_env.oracles import composed, nearest_view
 from gtmsm_env.perspective import relative
 from gtmsm_env.recipe_labyrinth import CAMERA, Agent, policy
 from gtmsm_env.report import named_table, plain
-from gtmsm_env.trials import mean_square, psnr, span_name, together
+from gtmsm_env.trials import mean_square, psnr, share, span_name, together
 from gtmsm_env.types import Walk, gaussian_log_prob, phi
-from gtmsm_env.vector import Floats, Frames
+from gtmsm_env.vector import Flags, Floats, Frames
 from gtmsm_env.video import missing, write_video
 
 CHUNK = 10  # rooms in memory at once
@@ -79,6 +79,7 @@ class Measured:
     kl: Floats  # (W, horizon)
     shown: Floats  # (W, horizon) share of the pixels that the oracle's views show
     right_room: Floats | None  # (W, horizon) 1 where the imagined frame is likest to the room that the agent is in; NaN in corridors
+    entered: Flags | None  # (W, horizon) whether the agent has been in that room while it remembered
 
 
 def record_trials(agent: Agent, world: dict[str, Any], episodes: int, seed: int, split: str = "test") -> Iterator[Trials]:
@@ -109,20 +110,21 @@ def from_start(pose: Tensor) -> Tensor:
     return relative(pose.double(), pose[:, :1].double()).float()
 
 
-def in_the_right_room(trials: Trials, shown: Frames) -> Floats:
+def in_the_right_room(trials: Trials, shown: Frames) -> tuple[Floats, Flags]:
     """Whether imagined frames (W, horizon, h, w, 3) are likest, of the true view with each room's textures in turn, to that with the right
-    room's: (W, horizon) of 1, 0, and NaN in corridors.
+    room's: (W, horizon) of 1, 0, and NaN in corridors; and whether the agent has been in that room while it remembered.
     """
     from gtmsm_env.envs.labyrinth_rooms import SIDES
 
     worlds, tau = trials.envs.worlds, trials.agent.tau
     assert trials.walk.poses is not None
-    poses = trials.walk.poses[:, tau : tau + shown.shape[1]].double().numpy()
-    right = np.full(shown.shape[:2], np.nan)
-    for row, walk in enumerate(poses):
+    poses = trials.walk.poses.double().numpy()
+    right, entered = np.full(shown.shape[:2], np.nan), np.zeros(shown.shape[:2], np.bool_)
+    for row, (before, walk) in enumerate(zip(poses[:, :tau], poses[:, tau : tau + shown.shape[1]], strict=True)):
         bounds = worlds.bounds[row, : worlds.sectors[row]]
         rooms = np.flatnonzero((bounds[:, 2:] - bounds[:, :2]).min(axis=1) >= SIDES[0])  # others are corridors
-        sector = np.array([worlds.sector_at(row, x, y) for x, y, _ in walk])
+        past, sector = (np.array([worlds.sector_at(row, x, y) for x, y, _ in part]) for part in (before, walk))
+        entered[row] = np.isin(sector, past)
         for room in set(rooms) & set(sector):
             steps = np.flatnonzero(sector == room)
             error = []
@@ -132,7 +134,7 @@ def in_the_right_room(trials: Trials, shown: Frames) -> Floats:
                 dressed = worlds._replace(first=first, shape=shape)
                 error.append(mean_square(trials.envs.look(np.full(len(steps), row), walk[steps], dressed), shown[row, steps]))
             right[row, steps] = rooms[np.argmin(error, axis=0)] == room
-    return right
+    return right, entered
 
 
 # -------------------------------------------------------------------- shown: frames (W, horizon, h, w, c) by name
@@ -194,7 +196,7 @@ def measure(model: GTMSM, trials: Trials, seed: int) -> tuple[Measured, dict[str
     true = trials.future.numpy()
     wrong = (s - trials.pose[:, tau:]).double().numpy()
     likelihood, kl = elbo_terms(model, memory, s[:, :horizon], trials.future, seed)
-    several = trials.envs.rooms[1] > 1
+    right, entered = in_the_right_room(trials, next(iter(shown.values()))) if trials.envs.rooms[1] > 1 else (None, None)
     measured = Measured(
         error={name: mean_square(frames, true) for name, frames in shown.items()},
         distance=np.linalg.norm(wrong[..., :2], axis=-1),
@@ -202,7 +204,8 @@ def measure(model: GTMSM, trials: Trials, seed: int) -> tuple[Measured, dict[str
         log_likelihood=likelihood,
         kl=kl,
         shown=seen,
-        right_room=in_the_right_room(trials, next(iter(shown.values()))) if several else None,
+        right_room=right,
+        entered=entered,
     )
     return measured, shown, states
 
@@ -226,17 +229,23 @@ def elbo_terms(model: GTMSM, memory: SpatialMemory, s: Tensor, frames: Tensor, s
 
 def text(figures: dict[str, Any]) -> str:
     """What the command prints."""
-    steps, rooms = figures["steps"], figures["frames with the right room's textures, %"]
+    steps, rooms = figures["steps"], figures["right room"]
     return "\n\n".join(
         [
             f"{steps['remembered']} steps remembered, {steps['imagined']} imagined as frames and {steps['as poses']} as poses",
             named_table("PSNR in dB; imagined steps", figures["fidelity"]),
             named_table(f"frames of which the memory shows {SHOWN:.0%}", figures["fidelity where seen"]),
-            *([] if rooms is None else [f"frames with the right room's textures: {rooms:.1f} %"]),
+            *([] if rooms is None else [named_table("frames with the right room's textures", rooms)]),
             named_table("error of imagined poses, mean; after steps", figures["poses"], digits=4),
             named_table("nats", {name: {"": value} for name, value in figures["likelihood"].items()}, digits=3),
         ]
     )
+
+
+def right_room_figures(right: Floats, entered: Flags) -> dict[str, dict[str, float]]:
+    """How often the right room's textures are imagined, by what the memory can know of that room."""
+    kinds = {"all rooms": ~np.isnan(right), "rooms that it was in": ~np.isnan(right) & entered, "others": ~np.isnan(right) & ~entered}
+    return {name: {"frames": int(chosen.sum()), "right, %": share(right == 1, chosen)} for name, chosen in kinds.items()}
 
 
 def judge(
@@ -263,7 +272,7 @@ def judge(
             name: {"share of frames, %": float(100 * known.mean()), "PSNR": psnr(float(values[known].mean()))}
             for name, values in measured.error.items()
         },
-        "frames with the right room's textures, %": None if measured.right_room is None else float(100 * np.nanmean(measured.right_room)),
+        "right room": None if measured.entered is None else right_room_figures(measured.right_room, measured.entered),
         "poses": {
             name: {str(after): float(values[:, after - 1].mean()) for after in sorted({1, 16, agent.horizon, agent.far})}
             for name, values in (("units", measured.distance), ("degrees", measured.turned))
