@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3.11 python3; do $$python -c 'import sys; 
 VENV ?= .venv
 # PyTorch's CPU build, a tenth of the download; `make test TORCH_INDEX=https://pypi.org/simple` takes the CUDA build.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-# How the shipped models were made; `make train WORLD=obstacle-grid` makes that of the world with obstacles.
+# How the shipped models were made; `make train WORLD=obstacle-grid` makes that of the world with obstacles, and so on: see the README.
 WORLD ?= image-navigation
 TRAIN ?= --seed 0 --output runs/$(WORLD)
 

@@ -86,7 +86,7 @@ class Judge:
         there, _ = self.dream.reset(seed=seed)  # the same seed walks the same walks
         if not np.allclose(here["state"], there["state"], atol=1e-3):
             raise RuntimeError("the dream begins where the world does, or they cannot be compared")
-        self.goals = info["goal_position"]
+        self.goals = info["goal_pose" if "goal_pose" in info else "goal_position"]
 
     def __call__(self, act: Policy) -> Trial:
         here, _ = self.world.reset(options={"goal": self.goals})

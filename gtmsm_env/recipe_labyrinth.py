@@ -60,7 +60,7 @@ def stages(size: str, agent: Agent = WALKING) -> list[Stage]:
         turns = Stage("turns", 600, {"law": 3e-3}, 60, falling=True, tau=33)
         if size == "paper":
             return [turns, Stage("prior", 4000, {"prior": 1e-3}, 50, falling=True, tau=33, ahead=45)]
-        views = Stage("views", 12000, {"projection": 2e-3}, 150, falling=True, tau=33)
+        views = Stage("views", 4000, {"projection": 2e-3}, 200, falling=True, tau=33)
         return [turns, views, Stage("doubt", 400, {"doubt": 1e-3}, 100, falling=True, tau=33)]
     if size == "paper":
         return [

@@ -32,7 +32,12 @@ SAME = 1e-3
 REWALKS = 100  # worlds in a row that look the same everywhere and leave no goal to draw
 
 
-SHIPPED = {"GTMSM-ImageNavigation-v0": "image-navigation", "GTMSM-ObstacleGrid-v0": "obstacle-grid"}
+SHIPPED = {
+    "GTMSM-ImageNavigation-v0": "image-navigation",
+    "GTMSM-ObstacleGrid-v0": "obstacle-grid",
+    "GTMSM-Labyrinth-v0": "labyrinth",
+    "GTMSM-LabyrinthRotate-v0": "labyrinth-rotate",
+}
 """The model of each world that comes with the package and is taken where none is named."""
 
 
