@@ -26,7 +26,7 @@ from gtmsm_env.types import gaussian_log_prob, phi
 RULES: dict[str, Any] = {}
 CAMERA = {"field_of_view": 90.0, "height": 0.6, "ceiling": 1.5}  # of these worlds
 WALKS, WHIMS = 1536, 0.05  # what is learned from; how often the walker does any one of the actions
-PLANNED = 768  # walks whose floor plans are found once, for the views to learn on
+PLANNED = 768  # walks whose floor plans are found once, for the views to learn on; how sure they are takes an eighth of them
 
 
 @dataclass(frozen=True)
@@ -262,7 +262,8 @@ class LabyrinthTrainer(Trainer):
             from tqdm import tqdm
 
             projected, plans = self._projected(), []
-            for row in tqdm(range(min(PLANNED, len(self.walks))), desc="floor plans", leave=False):
+            count = PLANNED if self.stages[self.stage].name == "views" else PLANNED // 8
+            for row in tqdm(range(min(count, len(self.walks))), desc="floor plans", leave=False):
                 rows = torch.tensor([row])
                 views, s = self._views(rows, tau), self._inferred()[rows, :tau]
                 used = torch.ones(s.shape[:2], dtype=torch.bool)
