@@ -135,9 +135,9 @@ class ProjectedViews(nn.Module):
 
     def variance(self, laid: Tensor) -> Tensor:
         """v(s, M): how far z may lie from the encoding of the canvas, (*B, d)."""
-        coarse = F.avg_pool2d(laid.flatten(0, -4), 4).flatten(1)
-        doubt = self.doubt(coarse)
-        return (self.log_variance + doubt).exp().reshape(*laid.shape[:-3], -1)
+        coarse = F.avg_pool2d(laid.reshape(-1, *laid.shape[-3:]), 4).flatten(1)
+        variance = (self.log_variance + self.doubt(coarse)).exp()
+        return variance.reshape(*laid.shape[:-3], variance.shape[-1])
 
     def prior(self, laid: Tensor, z: Tensor) -> GaussianMixture:
         """p(z | s, M), one Gaussian: z (*B, d) is the encoding of the canvas."""
