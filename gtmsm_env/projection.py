@@ -54,7 +54,12 @@ class ProjectedViews(nn.Module):
 
     @torch.no_grad()
     def recall(self, memory: SpatialMemory) -> SpatialMemory:
-        """The memory with what `forward` reads: of each entry its `view` (C, H, W) and the `depth` of its columns (W,), and the `plan`."""
+        """The memory with what `forward` reads: of each entry its `view` (C, H, W) and the `depth` of its columns (W,), and the `plan`.
+
+        ValueError for an empty one.
+        """
+        if not memory.count.all():
+            raise ValueError("The memory is empty. Walk (or observe) in the world before asking what it shows.")
         poses, used, frames = (flat(memory, x) for x in (memory.s_mean, memory.used, memory.values["frame"]))
         views = frames_to_x(frames)  # (M, N, C, H, W)
         plan = self.plan_of(views, poses, used)
