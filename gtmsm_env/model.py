@@ -102,10 +102,11 @@ class GTMSM(nn.Module):
                 f"The laws are {list(LAWS)}, and the priors of {law!r} are 'views' and {paper!r}, the paper's; "
                 f"given prior={prior!r}, law={law!r}."
             )
-        if first_person and (state_size != 3 or (prior == "views") != (camera is not None)):
+        if (first_person and state_size != 3) or (first_person and prior == "views") != (camera is not None):
             raise ValueError(
-                "In first person a state is a place and a heading, state_size=3, and the prior 'views' alone is told its camera, "
-                f"{{'field_of_view': ..., 'height': ..., 'ceiling': ...}}; given state_size={state_size}, prior={prior!r}, camera={camera}."
+                "In first person a state is a place and a heading, state_size=3, and there the prior 'views' alone is told its camera, "
+                f"{{'field_of_view': ..., 'height': ..., 'ceiling': ...}}; given law={law!r}, state_size={state_size}, prior={prior!r}, "
+                f"camera={camera}."
             )
         if landmarks < 0 or (landmarks and (state_size != 2 or reach < 1)):
             raise ValueError(
