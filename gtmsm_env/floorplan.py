@@ -165,8 +165,8 @@ def standing(plan: Tensor) -> Tensor:
 def marked(places: Tensor, used: Tensor) -> Tensor:
     """The cells of some places (M, N, 2): (M, CELLS, CELLS) bool."""
     x, y = cell_of(places).unbind(dim=-1)
-    cells = used.new_zeros(len(places), CELLS * CELLS)
-    return cells.scatter(1, torch.where(used, y * CELLS + x, 0), True).unflatten(1, (CELLS, CELLS))
+    count = x.new_zeros(len(places), CELLS * CELLS).scatter_add(1, y * CELLS + x, used.long())
+    return (count > 0).unflatten(1, (CELLS, CELLS))
 
 
 def within(cells: Tensor, distance: float) -> Tensor:

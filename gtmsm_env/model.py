@@ -23,7 +23,7 @@ from gtmsm_env.networks import ConvDecoder, ConvEncoder, Decoder, Encoder, frame
 from gtmsm_env.obstacles import KEPT, Obstacles, axes_of, count_moves, effect, without_moves
 from gtmsm_env.priors import CombinedPrior, ViewsPrior, mixture_prior, with_views
 from gtmsm_env.projection import ProjectedViews
-from gtmsm_env.transitions import LinearWithWalls, Rotation, Walking
+from gtmsm_env.transitions import FirstPerson, LinearWithWalls, Rotation, Walking
 from gtmsm_env.types import (
     WITHIN,
     Belief,
@@ -102,10 +102,11 @@ class GTMSM(nn.Module):
                 f"The laws are {list(LAWS)}, and the priors of {law!r} are 'views' and {paper!r}, the paper's; "
                 f"given prior={prior!r}, law={law!r}."
             )
-        if first_person and (state_size != 3 or (prior == "views") != (camera is not None)):
+        if (first_person and state_size != 3) or (first_person and prior == "views") != (camera is not None):
             raise ValueError(
-                "In first person a state is a place and a heading, state_size=3, and the prior 'views' alone is told its camera, "
-                f"{{'field_of_view': ..., 'height': ..., 'ceiling': ...}}; given state_size={state_size}, prior={prior!r}, camera={camera}."
+                "In first person a state is a place and a heading, state_size=3, and there the prior 'views' alone is told its camera, "
+                f"{{'field_of_view': ..., 'height': ..., 'ceiling': ...}}; given law={law!r}, state_size={state_size}, prior={prior!r}, "
+                f"camera={camera}."
             )
         if landmarks < 0 or (landmarks and (state_size != 2 or reach < 1)):
             raise ValueError(
@@ -460,7 +461,7 @@ class GTMSM(nn.Module):
     @property
     def turn_length(self) -> float:
         """The largest turn of one step in radians, infinite where states have no heading."""
-        return float(self.transition.W_a.detach()[2].abs().max()) if self.transition.W_a.shape[0] == 3 else math.inf
+        return self.transition.turn_length if isinstance(self.transition, FirstPerson) else math.inf
 
     def _check_actions(self, actions: Tensor, batch: torch.Size, sequences: bool = False) -> None:
         """Refuses what is no action, which indexing would take for another: -1 for the last, bytes for a mask."""

@@ -75,7 +75,7 @@ class ConvEncoder(nn.Module):
         x = x.reshape(-1, *x.shape[-3:])
         mean, log_variance = self.mlp(self.convolutions(x - 0.5).flatten(1)).chunk(2, dim=-1)
         mean, variance = self.linear(x.flatten(1)) + mean, (self.log_variance + log_variance).exp()
-        return mean.reshape(*lead, -1), variance.reshape(*lead, -1)
+        return mean.reshape(*lead, mean.shape[-1]), variance.reshape(*lead, mean.shape[-1])
 
 
 class ConvDecoder(nn.Module):

@@ -54,7 +54,12 @@ class ProjectedViews(nn.Module):
 
     @torch.no_grad()
     def recall(self, memory: SpatialMemory) -> SpatialMemory:
-        """The memory with what `forward` reads: of each entry its `view` (C, H, W) and the `depth` of its columns (W,), and the `plan`."""
+        """The memory with what `forward` reads: of each entry its `view` (C, H, W) and the `depth` of its columns (W,), and the `plan`.
+
+        ValueError for an empty one.
+        """
+        if not memory.count.all():
+            raise ValueError("The memory is empty. Walk (or observe) in the world before asking what it shows.")
         poses, used, frames = (flat(memory, x) for x in (memory.s_mean, memory.used, memory.values["frame"]))
         views = frames_to_x(frames)  # (M, N, C, H, W)
         plan = self.plan_of(views, poses, used)
@@ -135,9 +140,9 @@ class ProjectedViews(nn.Module):
 
     def variance(self, laid: Tensor) -> Tensor:
         """v(s, M): how far z may lie from the encoding of the canvas, (*B, d)."""
-        coarse = F.avg_pool2d(laid.flatten(0, -4), 4).flatten(1)
-        doubt = self.doubt(coarse)
-        return (self.log_variance + doubt).exp().reshape(*laid.shape[:-3], -1)
+        coarse = F.avg_pool2d(laid.reshape(-1, *laid.shape[-3:]), 4).flatten(1)
+        variance = (self.log_variance + self.doubt(coarse)).exp()
+        return variance.reshape(*laid.shape[:-3], variance.shape[-1])
 
     def prior(self, laid: Tensor, z: Tensor) -> GaussianMixture:
         """p(z | s, M), one Gaussian: z (*B, d) is the encoding of the canvas."""

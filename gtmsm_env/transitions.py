@@ -138,13 +138,23 @@ class FirstPerson(nn.Module):
     @property
     def step_length(self) -> float:
         """The length of a step as phi measures it, places and headings alike: the median over the actions that do anything, when held."""
-        with torch.no_grad():
-            held = torch.arange(self.W_a.shape[1], device=self.W_a.device)
-            u = self.W_a.new_zeros(len(held), 3)
-            for _ in range(32):  # until momentum has built up
-                u = self.displacement(u, held)
-            length = (phi(u) - phi(torch.zeros_like(u))).norm(dim=-1)
-            return float(length[length > 0.05 * length.max()].median())
+        u = self._held()
+        length = (phi(u) - phi(torch.zeros_like(u))).norm(dim=-1)
+        return float(length[length > 0.05 * length.max()].median())
+
+    @property
+    def turn_length(self) -> float:
+        """The largest turn of one step, of an action that is held, in radians."""
+        return float(self._held()[:, 2].abs().max())
+
+    @torch.no_grad()
+    def _held(self) -> Tensor:
+        """What each action does once momentum has built up, (A, 3)."""
+        held = torch.arange(self.W_a.shape[1], device=self.W_a.device)
+        u = self.W_a.new_zeros(len(held), 3)
+        for _ in range(32):
+            u = self.displacement(u, held)
+        return u
 
 
 class Rotation(FirstPerson):

@@ -1,6 +1,7 @@
-"""A GTM-SM with a closed form: its dream of image navigation equals the world, byte for byte, on every place the walk has been.
+"""Models with a closed form, which need no training.
 
-States are places in steps from the centre, walls are exact, encodings are the pixels themselves.
+Image navigation: the dream equals the world, byte for byte, on every place the walk has been. States are places in steps from the centre,
+walls are exact, encodings are the pixels themselves. First person: the laws are the worlds' own physics.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import math
 import torch
 from torch import Tensor, nn
 
+from gtmsm_env.envs.first_person import COMMANDS
 from gtmsm_env.landmarks import Landmarks
 from gtmsm_env.model import GTMSM
 from gtmsm_env.obstacles import Obstacles
+from gtmsm_env.transitions import Rotation, Walking
 
 
 class ExactWalls(nn.Module):
@@ -51,3 +54,21 @@ def exact_landmarks(side: int = 9, reach: int = 8) -> GTMSM:
     model.obstacles = Obstacles(reach).requires_grad_(False)
     model.transition.sigma_s = 0.1
     return model
+
+
+def exact_walking(speed: float = 0.15, turn: float = 8.448) -> Walking:
+    """The law of the labyrinth's "smooth" physics, of an agent that touches nothing."""
+    law, turn = Walking(8), math.radians(turn)
+    with torch.no_grad():
+        law.c.copy_(torch.tensor([speed, speed, 2 * turn]))
+        law.beta.copy_(torch.tensor([math.log(0.7 / 0.3), math.log(0.7 / 0.3), -40.0]))  # places coast, headings do not
+        law.W_a.copy_(torch.tensor([0.6, 0.6, math.atanh(0.5)])[:, None] * torch.from_numpy(COMMANDS).t())
+    return law.requires_grad_(False)
+
+
+def exact_rotation(turn: float = 9.3) -> Rotation:
+    """The law of the labyrinth whose agent only turns."""
+    law = Rotation(8)
+    with torch.no_grad():
+        law.W_a.copy_(torch.tensor([0.0, 0.0, math.radians(turn)])[:, None] * torch.from_numpy(COMMANDS).t())
+    return law.requires_grad_(False)

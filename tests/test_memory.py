@@ -13,6 +13,8 @@ from torch import Tensor
 
 from gtmsm_env.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from gtmsm_env.memory import SpatialMemory
+from gtmsm_env.neighbours import LARGE
+from gtmsm_env.types import phi
 
 D = 4
 NAMES = ("s_mean", "s_variance", "z_mean", "z_variance", "reward", "termination")
@@ -441,3 +443,116 @@ def test_a_memory_that_lacks_something_is_refused(tmp_path: Path, lost: str) -> 
     save_checkpoint(tmp_path / "memory", kept, {name: value for name, value in config.items() if name != lost})
     with pytest.raises(CheckpointError, match=lost):
         SpatialMemory.load(tmp_path / "memory")
+
+
+# ---------------------------------------------------------------- places and headings
+
+
+def headed(batch: tuple[int, ...], steps: int = 15, seed: int = 0) -> tuple[SpatialMemory, Tensor]:
+    """A memory of places and headings, headings beyond a full turn among them, and its keys (*M, N, 3)."""
+    g = draws(seed)
+    s = torch.cat([2 * torch.rand(*batch, steps, 2, generator=g), 20 * torch.rand(*batch, steps, 1, generator=g) - 10], dim=-1)
+    z = torch.randn(*batch, steps, D, generator=g)
+    return SpatialMemory(s, torch.ones_like(s), {"z_mean": z, "z_variance": torch.ones_like(z)}), s
+
+
+def apart(s: Tensor, other: Tensor) -> float:
+    """Of two poses, by hand: the ground between them, and the chord of the turn."""
+    (x, y, heading), (p, q, to) = s.tolist(), other.tolist()
+    return math.hypot(x - p, y - q, 2 * math.sin((heading - to) / 2))
+
+
+@pytest.mark.parametrize("queries", [(), (2, 3)])
+@pytest.mark.parametrize("batch", [(), (2, 2)])
+def test_poses_are_read_by_place_and_heading(batch: tuple[int, ...], queries: tuple[int, ...]) -> None:
+    memory, keys = headed(batch)
+    s = headed((*batch, *queries), 1, seed=1)[1].squeeze(-2)
+    found = memory.read(s, 4)
+    distance, index = memory.nearest(s, 4)
+    assert torch.equal(index, found.index)
+    assert torch.equal(distance, found.distance)
+    for at in itertools.product(*map(range, (*batch, *queries))):
+        row = at[: len(batch)]
+        expected = sorted((apart(s[at], key), i) for i, key in enumerate(keys[row]))[:4]
+        assert found.index[at].tolist() == [i for _, i in expected]
+        assert found.distance[at].tolist() == pytest.approx([rho for rho, _ in expected], abs=1e-5)
+        assert torch.equal(found.s_mean[at], keys[row][found.index[at]])  # as they were written, headings unwrapped
+
+
+def test_one_large_memory_of_poses_is_read_as_a_small_one() -> None:
+    """Through the tree, over four dimensions."""
+    memory, keys = headed((), LARGE)
+    s = headed((), 5, seed=1)[1]
+    for row, found in enumerate(memory.read(s, 3).index.tolist()):
+        assert found == [i for _, i in sorted((apart(s[row], key), i) for i, key in enumerate(keys))[:3]]
+
+
+def test_poses_are_read_after_a_learned_map() -> None:
+    """Who is near is decided after it, and gradients reach it."""
+    memory, keys = headed((3,))
+    s = headed((3, 4), 1, seed=1)[1].squeeze(-2)
+    metric = torch.nn.Linear(4, 5, bias=False)
+    found = memory.read(s, 3, metric)
+    for row, query in itertools.product(range(3), range(4)):
+        mapped = [metric.weight.detach() @ (phi(key) - phi(s[row, query])) for key in keys[row]]
+        expected = sorted((float(x.norm()), i) for i, x in enumerate(mapped))[:3]
+        assert found.index[row, query].tolist() == [i for _, i in expected]
+        assert found.distance[row, query].tolist() == pytest.approx([rho for rho, _ in expected], abs=1e-4)
+    assert not torch.equal(found.index, memory.read(s, 3).index)
+    found.distance.sum().backward()
+    assert metric.weight.grad is not None
+    assert (metric.weight.grad != 0).all()
+
+
+@pytest.mark.parametrize("radius", [0.1, 0.7])
+def test_distinct_poses_differ_in_place_or_heading(radius: float) -> None:
+    memory, keys = headed((2,), 40)
+    places = memory.distinct(radius)
+    for row in range(2):
+        kept: list[int] = []
+        for i, key in enumerate(keys[row]):
+            if all(apart(key, keys[row, j]) > radius for j in kept):
+                kept.append(i)
+        assert torch.equal(places.s_mean[row, : int(places.count[row])], keys[row, kept])
+    here = torch.tensor([[1.0, 1, 0], [1, 1, math.pi], [1, 1, 2 * math.pi]])
+    at_one_place = SpatialMemory(here, torch.ones_like(here), {})
+    assert torch.equal(at_one_place.distinct(0.5).s_mean, here[:2])
+
+
+@pytest.mark.parametrize("key", [2, 3])
+def test_a_pose_is_not_asked_of_a_memory_of_places_nor_the_other_way_round(key: int) -> None:
+    s = torch.zeros(4, key)
+    with pytest.raises(ValueError, match="key size last"):
+        SpatialMemory(s, s, {}).read(torch.zeros(5 - key), 1)
+
+
+# ---------------------------------------------------------------- facts
+
+
+def known(batch: tuple[int, ...], seed: int = 0) -> SpatialMemory:
+    """Memories of which something is known as a whole."""
+    memory = walked(batch, 4, seed)
+    return memory.but(facts={"plan": torch.randn(*batch, 2, 5, 5, generator=draws(seed)), "sealed": torch.ones(batch, dtype=torch.bool)})
+
+
+def test_facts_stay_with_their_memory(tmp_path: Path) -> None:
+    memory, other = known((3,)), known((2,), seed=1)
+    mine, theirs = memory.facts["plan"].clone(), other.facts["plan"]
+    assert torch.equal(memory[torch.tensor([2, 0])].facts["plan"], mine[[2, 0]])
+    assert torch.equal(memory.distinct(0.5).facts["plan"], mine)
+    put = memory.put(torch.tensor([2, 0]), other)
+    assert torch.equal(put.facts["plan"], torch.stack([theirs[1], mine[1], theirs[0]]))
+    written = memory
+    for _ in range(12):  # beyond the storage's room
+        written = written.write(**entries((3,), draws(2)))
+    assert torch.equal(written.facts["plan"], mine)
+    assert memory.to("meta").facts["plan"].device.type == "meta"
+    assert memory.but(facts={}).facts == {}
+    assert memory.but(values={}).facts is memory.facts
+    memory.save(tmp_path / "memory", "abc")
+    loaded = SpatialMemory.load(tmp_path / "memory").facts
+    assert torch.equal(loaded["plan"], mine)
+    assert loaded["sealed"].dtype == torch.bool
+    assert torch.equal(memory.facts["plan"], mine)
+    with pytest.raises(ValueError, match=r"this memory holds \['plan', .*the other \['reward'"):
+        memory.put(torch.tensor([0]), walked((1,)))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
-from gtmsm_env.networks import Decoder, Encoder, frames_to_x, mlp, set_principal_components, x_to_frames
+from gtmsm_env.networks import ConvDecoder, ConvEncoder, Decoder, Encoder, frames_to_x, mlp, set_principal_components, x_to_frames
 
 SHAPE = (3, 2, 4)  # C, H, W
 SIZE = 24
@@ -85,3 +87,67 @@ def test_principal_components_keep_the_most_that_a_line_can() -> None:
         error = (decoder(encoder(x.reshape(-1, *SHAPE))[0]).flatten(1) - x).square().sum()
     left = torch.linalg.svdvals(x - x.mean(dim=0))[4:].square().sum()
     assert float(error) == pytest.approx(float(left), rel=1e-3)
+
+
+# ---------------------------------------------------------------- convolutions
+
+LARGER = (3, 16, 16)
+
+
+def convolutional(alive: bool = True) -> tuple[ConvEncoder, ConvDecoder]:
+    """With weights drawn, or as training begins."""
+    networks = ConvEncoder(LARGER, 5, channels=4, hidden=8), ConvDecoder(LARGER, 5, channels=4, hidden=8)
+    if alive:
+        for part in networks:
+            for parameter in part.parameters():
+                torch.nn.init.normal_(parameter, std=0.3)
+    return networks
+
+
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3), (0,), (2, 0)])
+def test_convolutions_take_any_batch_and_see_each_frame_alone(batch: tuple[int, ...]) -> None:
+    encoder, decoder = convolutional()
+    x = torch.rand(*batch, *LARGER, generator=draws())
+    mean, variance = encoder(x)
+    decoded = decoder(mean)
+    assert mean.shape == variance.shape == (*batch, 5)
+    assert decoded.shape == (*batch, *LARGER)
+    for at in itertools.product(*map(range, batch)):
+        alone = encoder(x[at])
+        torch.testing.assert_close((mean[at], variance[at]), alone, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(decoded[at], decoder(alone[0]), atol=1e-3, rtol=1e-3)
+
+
+def test_convolutions_start_silent_beside_the_linear_path() -> None:
+    encoder, decoder = convolutional(alive=False)
+    x = torch.rand(4, *LARGER, generator=draws())
+    mean, variance = encoder(x)
+    assert torch.equal(mean, encoder.linear(x.flatten(1)))
+    assert torch.equal(variance, torch.ones(4, 5))
+    assert torch.equal(decoder(mean), decoder.linear(mean).unflatten(-1, LARGER))
+
+
+def test_every_weight_of_the_convolutions_learns_but_those_behind_a_silent_layer() -> None:
+    """What is silent learns first, and then what lies behind it."""
+    x = torch.rand(4, *LARGER, generator=draws())
+    for alive in (False, True):
+        encoder, decoder = convolutional(alive)
+        mean, variance = encoder(x)
+        ((decoder(mean) - x).square().sum() + variance.sum()).backward()
+        for part, silent in ((encoder, "mlp.4"), (decoder, "convolutions.4")):
+            for name, parameter in part.named_parameters():
+                if alive or name.startswith((silent, "linear", "log_variance")):
+                    assert parameter.grad is not None
+                    assert parameter.grad.any(), name
+
+
+def test_principal_components_start_the_convolutional_pair_too() -> None:
+    """As they do the other: with both set alike, the two pairs give the same."""
+    x = torch.rand(300, *LARGER, generator=draws()) + torch.rand(300, 1, 1, 1, generator=draws(1))
+    conv, plain = convolutional(alive=False), (Encoder(768, 5, 8), Decoder(LARGER, 5, 8))
+    for pair in (conv, plain):
+        set_principal_components(*pair, x, 0.1)
+    with torch.no_grad():
+        torch.testing.assert_close(conv[0](x), plain[0](x))
+        torch.testing.assert_close(conv[1](conv[0](x)[0]), plain[1](plain[0](x)[0]))
+        assert (conv[1](conv[0](x)[0]) - x).square().mean() < 0.6 * (x - x.mean(dim=0)).square().mean()

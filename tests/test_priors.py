@@ -11,8 +11,9 @@ from torch import Tensor
 
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.networks import Decoder, Encoder, x_to_frames
-from gtmsm_env.priors import ViewsPrior, mixture_prior, with_views
-from gtmsm_env.types import Neighbours
+from gtmsm_env.priors import CombinedPrior, ViewsPrior, mixture_prior, with_views
+from gtmsm_env.transitions import turned
+from gtmsm_env.types import Neighbours, phi
 
 C, H, W, D, K = 3, 5, 6, 4, 3
 
@@ -284,6 +285,117 @@ def test_every_parameter_learns(at_a_place: bool) -> None:
     last = prior.mlp[-1].get_parameter("weight").grad
     assert last is not None
     assert last.any()
+
+
+# ---------------------------------------------------------------- combined, in first person
+
+
+def combined(alive: bool = True, learned_metric: bool = False) -> CombinedPrior:
+    prior = CombinedPrior(D, K, learned_metric, hidden=8, embedding=6)
+    if alive:
+        for parameter in prior.parameters():
+            torch.nn.init.normal_(parameter, std=0.4, generator=draws(3))
+    return prior
+
+
+def retrieved(*batch: int, seed: int = 0) -> tuple[Neighbours, Tensor]:
+    """K poses, nearest first, and the pose they are neighbours of."""
+    g = draws(seed)
+    s, s_mean = 2 * torch.randn(*batch, 3, generator=g), 2 * torch.randn(*batch, K, 3, generator=g)
+    distance, order = (phi(s_mean) - phi(s)[..., None, :]).norm(dim=-1).sort(dim=-1)
+    s_mean = torch.take_along_dim(s_mean, order[..., None], dim=-2)
+    values = {"z_mean": torch.randn(*batch, K, D, generator=g), "z_variance": torch.rand(*batch, K, D, generator=g)}
+    return Neighbours(distance, order, s_mean, torch.ones(*batch, K, 3), values), s
+
+
+def slow_combined(prior: CombinedPrior, near: Neighbours, s: Tensor) -> tuple[list[float], list[float]]:
+    """Mean and variance of one query, from the retrieved triplets one after another."""
+
+    def network(layers: torch.nn.Sequential, x: Tensor) -> Tensor:
+        for layer in layers:
+            x = layer.weight @ x + layer.bias if isinstance(layer, torch.nn.Linear) else x / (1 + (-x).exp())
+        return x
+
+    x, y, heading = s.tolist()
+    told: list[float] = []
+    for rho, (p, q, to), z in zip(near.distance.tolist(), near.s_mean.tolist(), near.z_mean.tolist(), strict=True):
+        ahead = (p - x) * math.cos(heading) + (q - y) * math.sin(heading)
+        left = (q - y) * math.cos(heading) - (p - x) * math.sin(heading)
+        told += [*z, ahead, left, math.cos(to - heading), math.sin(to - heading), rho]
+    embedded = network(prior.embed[0], torch.tensor(told))
+    embedded = embedded / (1 + (-embedded).exp())
+    out = network(prior.combine, torch.cat([embedded, torch.tensor([x, y, math.cos(heading), math.sin(heading)])])).tolist()
+    weight = [math.exp(-math.exp(float(prior.log_falloff)) * rho) for rho in near.distance.tolist()]
+    z = near.z_mean.tolist()
+    mean = [sum(w * z[k][i] for k, w in enumerate(weight)) / sum(weight) + out[i] for i in range(D)]
+    return mean, [math.exp(x) for x in out[D:]]
+
+
+@pytest.mark.parametrize("batch", [(), (4,), (2, 3)])
+def test_the_combined_prior_is_by_hand(batch: tuple[int, ...]) -> None:
+    prior = combined().requires_grad_(False)
+    near, s = retrieved(*batch)
+    mixture = prior(near, s)
+    assert mixture.mean.shape == mixture.variance.shape == (*batch, 1, D)
+    torch.testing.assert_close(mixture.log_weight, torch.zeros(*batch, 1))
+    for at in itertools.product(*map(range, batch)):
+        values = {name: value[at] for name, value in near.values.items()}
+        one = Neighbours(near.distance[at], near.index[at], near.s_mean[at], near.s_variance[at], values)
+        mean, variance = slow_combined(prior, one, s[at])
+        torch.testing.assert_close(mixture.mean[at][0], torch.tensor(mean), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(mixture.variance[at][0], torch.tensor(variance), atol=1e-4, rtol=1e-3)
+
+
+def test_the_combined_prior_starts_between_what_is_near() -> None:
+    """By how near; its variance is then 1. An entry at hand outweighs all others, and of equals each counts the same."""
+    prior = combined(alive=False).requires_grad_(False)
+    near, s = retrieved(5)
+    for distance, weight in (([0.0, 50, 60], [1.0, 0, 0]), ([2.0, 2, 2], [1 / 3] * 3)):
+        at = Neighbours(torch.tensor(distance).expand(5, K), near.index, near.s_mean, near.s_variance, near.values)
+        mixture = prior(at, s)
+        torch.testing.assert_close(mixture.mean[:, 0], (torch.tensor(weight)[:, None] * near.z_mean).sum(dim=1))
+        assert torch.equal(mixture.variance, torch.ones(5, 1, D))
+
+
+def test_before_it_knows_anything_the_prior_pushes_no_heading_away() -> None:
+    """What it is told of entries is as seen from s: the same wherever world and agent are put together, but for s itself."""
+    prior = combined().requires_grad_(False)
+    prior.combine[0].weight[:, -4:] = 0  # it does not look at s itself
+    near, s = retrieved(6)
+    move, turn = torch.tensor([5.0, -7.0, 0.0]), torch.tensor([0.0, 0.0, 1.9])
+
+    def put(pose: Tensor) -> Tensor:
+        return turned(pose, turn[2].expand(pose.shape[:-1])) + move + turn
+
+    elsewhere = Neighbours(near.distance, near.index, put(near.s_mean), near.s_variance, near.values)
+    torch.testing.assert_close(prior(elsewhere, put(s)).mean, prior(near, s).mean, atol=1e-4, rtol=1e-4)
+    assert (prior(elsewhere, s).mean - prior(near, s).mean).abs().max() > 0.01
+
+
+def test_a_learned_metric_starts_as_none() -> None:
+    """As far apart as without, with a fifth dimension that is still 0."""
+    with_metric, without = combined(alive=False, learned_metric=True), combined(alive=False)
+    s = torch.randn(7, 4, generator=draws())
+    torch.testing.assert_close(with_metric.metric(s), torch.cat([s, torch.zeros(7, 1)], dim=1))
+    assert without.metric(s) is s
+    assert {name for name, _ in with_metric.named_parameters()} - {name for name, _ in without.named_parameters()} == {"metric.weight"}
+
+
+@pytest.mark.parametrize("alive", [False, True])
+def test_the_combined_prior_learns_in_every_part(alive: bool) -> None:
+    """Behind a silent layer from the second step on. Gradients reach query and entries too: the transition learns by them."""
+    prior = combined(alive)
+    near, s = retrieved(8)
+    s, s_mean, distance = s.requires_grad_(), near.s_mean.requires_grad_(), near.distance.requires_grad_()
+    mixture = prior(Neighbours(distance, near.index, s_mean, near.s_variance, near.values), s)
+    (-mixture.log_prob(torch.randn(8, D, generator=draws(1))).mean()).backward()
+    for name, parameter in prior.named_parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.any() or (not alive and not name.startswith(("combine.4", "log_falloff"))), name
+    for x in (distance, s, s_mean) if alive else (distance,):
+        assert x.grad is not None
+        assert torch.isfinite(x.grad).all()
+        assert (x.grad != 0).any(dim=-1).all()
 
 
 # ---------------------------------------------------------------- places

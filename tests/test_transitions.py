@@ -1,17 +1,21 @@
-"""Equation 4 against NumPy, term by term."""
+"""Equations 4, 5 and 6 against NumPy, term by term; the laws of first person against the worlds' own physics."""
 
 from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from exact import ExactWalls
+from exact import ExactWalls, exact_rotation, exact_walking
 from numpy.typing import NDArray
 
-from gtmsm_env.transitions import LinearWithWalls
+import gtmsm_env  # noqa: F401  registers the worlds
+from gtmsm_env.perspective import relative
+from gtmsm_env.transitions import FirstPerson, LinearWithWalls, Rotation, Walking, slide, turned
 
 GRID = torch.tensor([[-1.0, 1, 0, 0, 0], [0, 0, -1, 1, 0]])
 
@@ -151,3 +155,188 @@ def test_actions_that_do_the_same_are_no_step() -> None:
     transition = LinearWithWalls(6)
     transition.W_a.data.copy_(torch.tensor([[-1.0, -1, 1, 0, 0, 0], [0, 0.001, 0, 0, 0.001, -1]]))
     assert transition.step_length == pytest.approx(1.0, abs=0.01)
+
+
+# ---------------------------------------------------------------- first person
+
+
+def first_person(kind: type[FirstPerson], seed: int = 0) -> FirstPerson:
+    """A law of five actions with all its parameters drawn."""
+    transition = kind(5)  # type: ignore[call-arg]  # an abstract law takes sigma_s too
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        transition.W_a.normal_(generator=generator)
+        if isinstance(transition, Walking):
+            transition.c.copy_(torch.tensor([0.4, 0.9, 2.0]))
+            transition.beta.normal_(generator=generator)
+    return transition.requires_grad_(False)
+
+
+def equations_5_and_6(transition: FirstPerson, s: list[float], u: list[float], action: int) -> tuple[list[float], list[float]]:
+    """One step of one state in plain Python."""
+    pushed = [float(x) for x in transition.W_a[:, action]]
+    if isinstance(transition, Walking):
+        c, beta = transition.c.tolist(), transition.beta.tolist()
+        u = [c[i] * math.tanh(pushed[i] + u[i] / c[i] / (1 + math.exp(-beta[i]))) for i in range(3)]
+    else:
+        u = pushed
+    x, y, heading = s
+    x += math.cos(heading) * u[0] - math.sin(heading) * u[1]
+    y += math.sin(heading) * u[0] + math.cos(heading) * u[1]
+    return [x, y, heading + u[2]], u
+
+
+@pytest.mark.parametrize("kind", [Rotation, Walking])
+def test_a_step_in_first_person_is_its_equation(kind: type[FirstPerson]) -> None:
+    transition, s, u, a = first_person(kind), 2 * draws(3, 4, 3), draws(3, 4, 3, seed=3), actions(3, 4)
+    after, moved = transition(s, u, a)
+    for at in itertools.product(range(3), range(4)):
+        expected = equations_5_and_6(transition, s[at].tolist(), u[at].tolist(), int(a[at]))
+        np.testing.assert_allclose(after[at].numpy(), expected[0], atol=1e-5)
+        np.testing.assert_allclose(moved[at].numpy(), expected[1], atol=1e-5)
+
+
+def test_where_top_speed_is_1_the_law_of_walking_is_the_papers() -> None:
+    """u_t = c tanh(W_a a_t + sigmoid(beta) u_{t-1}); and in another unit of place everything scales with it, as lengths do."""
+    transition = first_person(Walking)
+    assert isinstance(transition, Walking)
+    transition.c.fill_(1.0)
+    u, a = draws(20, 3), actions(20)
+    pushed = torch.stack([transition.W_a[:, i] for i in a])
+    torch.testing.assert_close(transition.displacement(u, a), torch.tanh(pushed + torch.sigmoid(transition.beta) * u))
+    s, unit = draws(20, 3, seed=5), torch.tensor([7.0, 7.0, 1.0])
+    after, moved = transition(s, u, a)
+    transition.c.mul_(unit)
+    in_other = transition(s * unit, u * unit, a)
+    torch.testing.assert_close(in_other[0], after * unit)
+    torch.testing.assert_close(in_other[1], moved * unit)
+
+
+def test_momentum_builds_up_and_fades_and_never_exceeds_top_speed() -> None:
+    law = exact_walking()
+    held = law.rollout(torch.zeros(3), torch.zeros(3), torch.zeros(40, dtype=torch.int64))[1]  # forward
+    assert (held[1:, 0] >= held[:-1, 0]).all()
+    steady = float(held[-1, 0]) / 0.15
+    assert steady == pytest.approx(math.tanh(0.6 + 0.7 * steady), abs=1e-5)  # pushes as hard as friction holds
+    coasting = law.rollout(torch.zeros(3), held[-1], torch.full((40,), 4))[1]  # looking left does not push
+    assert (coasting[1:, 0] < coasting[:-1, 0]).all()
+    assert coasting[-1, 0] < 1e-5
+    assert (coasting[:, 2] - math.radians(8.448)).abs().max() < 1e-5  # without inertia
+    u = first_person(Walking).rollout(draws(6, 3), 100 * draws(6, 3), actions(6, 30))[1]
+    assert (u.abs() <= torch.tensor([0.4, 0.9, 2.0])).all()
+
+
+@pytest.mark.parametrize("kind", [Rotation, Walking])
+@pytest.mark.parametrize("stops", [None, lambda s: s[..., 0] > 0.5])
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
+@pytest.mark.parametrize("steps", [0, 1, 6])
+def test_a_rollout_in_first_person_is_step_by_step(kind: type[FirstPerson], stops: Any, batch: tuple[int, ...], steps: int) -> None:
+    transition, s, u, a = first_person(kind), draws(*batch, 3), draws(*batch, 3, seed=3), actions(*batch, steps)
+    states, displacements = transition.rollout(s, u, a, stops=stops)
+    assert states.shape == displacements.shape == (*batch, steps, 3)
+    for t in range(steps):
+        before = s
+        s, u = transition(s, u, a[..., t])
+        if stops is not None:
+            s, u = slide(before, s, u, stops)
+        torch.testing.assert_close(states[..., t, :], s, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(displacements[..., t, :], u, atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_of_a_rollout_reach_the_whole_law() -> None:
+    for kind in (Rotation, Walking):
+        transition = first_person(kind).requires_grad_(True)
+        states, _ = transition.rollout(torch.zeros(4, 3), torch.zeros(4, 3), actions(4, 9))
+        states.square().mean().backward()
+        for name, parameter in transition.named_parameters():
+            assert parameter.grad is not None
+            assert (parameter.grad.abs() > 0).any(dim=-1).all(), name
+
+
+def test_turning_is_a_rotation_of_the_ground() -> None:
+    """By a quarter to the left, what is ahead comes to lie to the left; turning back undoes it. Turns themselves are left as they are."""
+    u, heading = draws(50, 3), 4 * draws(50, seed=2)
+    quarter = turned(torch.tensor([2.0, 0.0, 0.3]), torch.tensor(math.pi / 2))
+    torch.testing.assert_close(quarter, torch.tensor([0.0, 2.0, 0.3]))
+    torch.testing.assert_close(turned(turned(u, heading), -heading), u)
+    torch.testing.assert_close(turned(u, heading)[:, :2].norm(dim=-1), u[:, :2].norm(dim=-1))
+    assert torch.equal(turned(u, heading)[:, 2], u[:, 2])
+
+
+def test_a_displacement_is_where_a_step_ends_as_seen_from_where_it_began() -> None:
+    for kind in (Rotation, Walking):
+        s = 3 * draws(50, 3)
+        after, u = first_person(kind)(s, draws(50, 3, seed=3), actions(50))
+        torch.testing.assert_close(relative(after, s), u, atol=1e-5, rtol=1e-4)
+
+
+def test_the_length_of_a_step_and_of_a_turn_in_first_person() -> None:
+    """As phi measures it: a turn's is its chord. Six actions walk, two turn, so the median walks, at the speed of a steady walk."""
+    steady = 0.15 * 0.8271  # of v = tanh(.6 + .7 v)
+    assert exact_walking().step_length == pytest.approx(steady, rel=1e-3)
+    assert exact_walking().turn_length == pytest.approx(math.radians(8.448), rel=1e-4)
+    assert exact_rotation().step_length == pytest.approx(2 * math.sin(math.radians(9.3) / 2), rel=1e-4)
+    assert exact_rotation().turn_length == pytest.approx(math.radians(9.3), rel=1e-4)
+
+
+def test_an_agent_slides_along_what_stops_it() -> None:
+    """What remains of a step, by cases; the displacement is what was moved, in the agent's own frame."""
+    cases = [  # what stops, and where (x, y) a step by (1, 2) then leads
+        (lambda s: s[..., 0] > 99, (1.0, 2.0)),  # nothing
+        (lambda s: s[..., 0] > 0.5, (0.0, 2.0)),  # a wall across x
+        (lambda s: s[..., 1] > 1, (1.0, 0.0)),  # a wall across y
+        (lambda s: (s[..., 0] > 0.5) | (s[..., 1] > 1), (0.0, 0.0)),  # a corner seen from inside
+        (lambda s: (s[..., 0] > 0.5) & (s[..., 1] > 1), (1.0, 0.0)),  # and from outside
+        (lambda s: s[..., 0] > -99, (0.0, 0.0)),  # stuck
+    ]
+    heading = 0.7
+    s = torch.tensor([0.0, 0.0, heading])
+    u = turned(torch.tensor([1.0, 2.0, 0.4]), torch.tensor(-heading))
+    moved = s + turned(u, s[2])
+    for stops, place in cases:
+        after, displacement = slide(s, moved, u, stops)
+        torch.testing.assert_close(after, torch.tensor([*place, heading + 0.4]))  # the agent turns in any case
+        torch.testing.assert_close(displacement, relative(after, s), atol=1e-6, rtol=1e-5)
+    together = slide(s.expand(2, 3), moved.expand(2, 3), u.expand(2, 3), lambda s: (s[..., 0] > 0.5) & torch.tensor([True, False]))
+    torch.testing.assert_close(together[0][:, :2], torch.tensor([[0.0, 2.0], [1.0, 2.0]]))  # rows do not see each other
+
+
+def test_momentum_into_a_wall_is_lost() -> None:
+    """An agent that walks against a wall and then coasts stays where it is; one that runs along it keeps its speed along it."""
+    law, forward, look = exact_walking(), torch.zeros(30, dtype=torch.int64), torch.full((1,), 4)
+
+    def wall(s: torch.Tensor) -> torch.Tensor:
+        return s[..., 0] > 1
+
+    states, u = law.rollout(torch.zeros(3), torch.zeros(3), forward, stops=wall)
+    assert 1 - 0.15 < states[-1, 0] <= 1
+    assert not u[-1].any()
+    after = law.rollout(states[-1], u[-1], look, stops=wall)[0]
+    torch.testing.assert_close(after[0, :2], states[-1, :2])
+    aslant = torch.tensor([1.0, 0.0, math.pi / 4])
+    along = law.rollout(aslant, torch.zeros(3), forward, stops=wall)[0]
+    torch.testing.assert_close(along[:, 0], torch.ones(30))
+    assert (along[:, 1].diff() > 0).all()
+
+
+@pytest.mark.parametrize(("world", "law"), [("GTMSM-Labyrinth-v0", exact_walking()), ("GTMSM-LabyrinthRotate-v0", exact_rotation())])
+def test_the_laws_are_the_labyrinths_own_physics(world: str, law: FirstPerson) -> None:
+    """With the right parameters, until the agent touches something: true poses and displacements to the last digits."""
+    pytest.importorskip("numba")
+    env, generator = gym.make(world, task=None), np.random.default_rng(0)
+    _, info = env.reset(seed=11, options={"phase": "walk"})
+    poses, taken, displacements = [info["pose"]], [], []
+    for _ in range(60):
+        action = int(generator.integers(8))
+        _, _, _, _, info = env.step(action)
+        if info["touched"]:
+            break
+        poses.append(info["pose"])
+        taken.append(action)
+        displacements.append(info["displacement"])
+    assert len(taken) == 60
+    start = torch.tensor(poses[0]).float()
+    states, u = law.rollout(start, torch.zeros(3), torch.tensor(taken))
+    np.testing.assert_allclose(u.numpy(), np.array(displacements), atol=1e-5)
+    np.testing.assert_allclose(states.numpy()[:, :2], np.array(poses)[1:, :2], atol=1e-4)
+    np.testing.assert_allclose(np.cos(states.numpy()[:, 2] - np.array(poses)[1:, 2]), 1, atol=1e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import FrozenInstanceError, fields
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from gtmsm_env.memory import SpatialMemory
-from gtmsm_env.types import Belief, GaussianMixture, Walk, gaussian_log_prob
+from gtmsm_env.types import Belief, GaussianMixture, Tolerance, Walk, gaussian_log_prob, phi
 
 
 def draws(seed: int = 0) -> torch.Generator:
@@ -41,7 +42,19 @@ def test_a_walk_has_one_action_fewer_than_frames(frames: tuple[int, ...], action
         Walk(torch.zeros(frames, dtype=torch.uint8), torch.zeros(actions, dtype=torch.int64))
 
 
-@pytest.mark.parametrize(("name", "shape"), [("rewards", (3,)), ("terminations", (4, 1)), ("positions", (4,)), ("positions", (4, 3))])
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("rewards", (3,)),
+        ("terminations", (4, 1)),
+        ("positions", (4,)),
+        ("positions", (4, 3)),
+        ("poses", (4, 2)),
+        ("poses", (3, 3)),
+        ("displacements", (3, 3)),  # one a frame, as the first has one too
+        ("displacements", (4, 2)),
+    ],
+)
 def test_a_walk_has_one_of_each_a_frame(name: str, shape: tuple[int, ...]) -> None:
     frames, actions = torch.zeros(4, 2, 2, 3, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64)
     with pytest.raises(ValueError, match=f"A walk has {name} of shape"):
@@ -60,6 +73,42 @@ def test_values_are_frozen() -> None:
     walk = Walk(torch.zeros(1, 2, 2, 3, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64))
     with pytest.raises(FrozenInstanceError):
         walk.frames = walk.frames  # type: ignore[misc]
+
+
+# ---------------------------------------------------------------- places and headings
+
+
+def test_distances_of_headings_are_those_of_the_circle() -> None:
+    """phi turns a heading into a point of the unit circle, so that its chord counts; a place is left as it is."""
+    torch.testing.assert_close(phi(torch.tensor([3.0, -2.0, math.pi / 6])), torch.tensor([3.0, -2.0, 3**0.5 / 2, 0.5]))
+    s, other = 3 * torch.randn(5, 4, 3, generator=draws()), 3 * torch.randn(5, 4, 3, generator=draws(1))
+    square = (s[..., :2] - other[..., :2]).square().sum(dim=-1) + (2 * ((s[..., 2] - other[..., 2]) / 2).sin()).square()
+    torch.testing.assert_close((phi(s) - phi(other)).norm(dim=-1), square.sqrt())
+    torch.testing.assert_close(phi(s + torch.tensor([0, 0, 2 * math.pi])), phi(s), atol=1e-5, rtol=1e-5)
+    assert torch.equal(phi(s[..., :2]), s[..., :2])
+
+
+def test_a_tolerance_is_a_radius_and_an_angle() -> None:
+    """Both ends included; headings are compared the short way round, and of a mere place the radius alone counts."""
+    there = Tolerance(0.5, math.radians(10))
+    here = torch.tensor([1.0, 1.0, math.radians(179)])
+    cases = [
+        ((1, 1, 179), True),
+        ((1.3, 1.4, 179), True),
+        ((1.3, 1.41, 179), False),
+        ((1.5, 1, 169), True),
+        ((1, 1, 168.9), False),
+        ((1, 1, -171), True),  # 10 degrees on, past half a turn
+        ((1, 1, -170.9), False),
+        ((1, 1, 179 + 720), True),
+        ((1, 1, -1), False),
+    ]
+    s = torch.tensor([[x, y, math.radians(degrees)] for (x, y, degrees), _ in cases])
+    assert there(s, here).tolist() == [expected for _, expected in cases]
+    assert there(here, s).tolist() == [expected for _, expected in cases]
+    assert Tolerance(0.5)(s, here).tolist() == [True, True, False, *[True] * 6]
+    assert there(s[:3, :2], here[:2]).tolist() == [True, True, False]
+    assert there(s[:, None], s).shape == (9, 9)
 
 
 # ---------------------------------------------------------------- Gaussians
