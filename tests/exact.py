@@ -1,18 +1,23 @@
-"""A GTM-SM with a closed form: its dream of image navigation equals the world, byte for byte, on every place the walk has been.
+"""GTM-SMs with a closed form, which need no training.
 
-States are places in steps from the centre, walls are exact, encodings are the pixels themselves.
+The dream of `exact_model` equals image navigation, byte for byte, on every place the walk has been: states are places in steps from the
+centre, walls are exact, encodings are the pixels themselves. `exact_walker` knows where it is in the labyrinth, and little of what is
+seen there.
 """
 
 from __future__ import annotations
 
 import math
 
+import gymnasium as gym
 import torch
 from torch import Tensor, nn
 
 from gtmsm_env.landmarks import Landmarks
 from gtmsm_env.model import GTMSM
 from gtmsm_env.obstacles import Obstacles
+from gtmsm_env.recipe_labyrinth import CAMERA
+from gtmsm_env.transitions import Walking
 
 
 class ExactWalls(nn.Module):
@@ -51,3 +56,33 @@ def exact_landmarks(side: int = 9, reach: int = 8) -> GTMSM:
     model.obstacles = Obstacles(reach).requires_grad_(False)
     model.transition.sigma_s = 0.1
     return model
+
+
+class FarWalls(nn.Module):
+    """Stereo that tells the largest depth of every column, where no room of the labyrinth reaches: nothing stops an imagined agent."""
+
+    def forward(self, view: Tensor, pose: Tensor, sources: Tensor, source_poses: Tensor) -> Tensor:
+        log_p = view.new_full((len(view), view.shape[-1], 32), -torch.inf)
+        log_p[..., -1] = 0
+        return log_p
+
+
+def exact_walker(world: str = "GTMSM-Labyrinth-v0") -> GTMSM:
+    """A model of the labyrinth, or of rotating in it, whose law is the world's own and whose walls are far. Its frames are untrained."""
+    from gtmsm_env.envs.first_person import COMMANDS
+    from gtmsm_env.envs.labyrinth_physics import KEPT, PUSH
+
+    inner = gym.make_vec(world, num_envs=1, task=None).unwrapped
+    speed, turn = inner.speed, inner.turn  # type: ignore[attr-defined]
+    law, told = "walking" if speed else "rotation", {"id": world, "kwargs": {}, "start": "anywhere"}
+    model = GTMSM((32, 32, 3), 8, state_size=3, z_size=16, law=law, prior="views", camera=CAMERA, world=told)
+    assert model.projected is not None
+    model.projected.stereo = FarWalls()  # type: ignore[assignment]
+    commands = torch.from_numpy(COMMANDS).float().t()  # of (ahead, left, turn) by each action
+    with torch.no_grad():
+        model.transition.W_a.copy_(commands * torch.tensor([[0.0], [0.0], [turn]]))
+        if isinstance(model.transition, Walking):
+            model.transition.W_a.copy_(commands * torch.tensor([[PUSH], [PUSH], [math.atanh(turn)]]))
+            model.transition.c.copy_(torch.tensor([speed, speed, 1.0]))
+            model.transition.beta.copy_(torch.tensor([KEPT, KEPT, 0.0]).logit())  # to look has no momentum
+    return model.eval().requires_grad_(False)
