@@ -58,17 +58,21 @@ def exact_landmarks(side: int = 9, reach: int = 8) -> GTMSM:
     return model
 
 
-class FarWalls(nn.Module):
-    """Stereo that tells the largest depth of every column, where no room of the labyrinth reaches: nothing stops an imagined agent."""
+class WallsAt(nn.Module):
+    """Stereo that tells one of its 32 depths of every column; by default the largest, where no room of the labyrinth reaches."""
+
+    def __init__(self, depth: int = -1) -> None:
+        super().__init__()
+        self.depth = depth
 
     def forward(self, view: Tensor, pose: Tensor, sources: Tensor, source_poses: Tensor) -> Tensor:
         log_p = view.new_full((len(view), view.shape[-1], 32), -torch.inf)
-        log_p[..., -1] = 0
+        log_p[..., self.depth] = 0
         return log_p
 
 
 def exact_walker(world: str = "GTMSM-Labyrinth-v0") -> GTMSM:
-    """A model of the labyrinth, or of rotating in it, whose law is the world's own and whose walls are far. Its frames are untrained."""
+    """A model of the labyrinth, or of rotating in it, whose law is the world's own and which nothing stops. Its frames are untrained."""
     from gtmsm_env.envs.first_person import COMMANDS
     from gtmsm_env.envs.labyrinth_physics import KEPT, PUSH
 
@@ -77,7 +81,7 @@ def exact_walker(world: str = "GTMSM-Labyrinth-v0") -> GTMSM:
     law, told = "walking" if speed else "rotation", {"id": world, "kwargs": {}, "start": "anywhere"}
     model = GTMSM((32, 32, 3), 8, state_size=3, z_size=16, law=law, prior="views", camera=CAMERA, world=told)
     assert model.projected is not None
-    model.projected.stereo = FarWalls()  # type: ignore[assignment]
+    model.projected.stereo = WallsAt()  # type: ignore[assignment]
     commands = torch.from_numpy(COMMANDS).float().t()  # of (ahead, left, turn) by each action
     with torch.no_grad():
         model.transition.W_a.copy_(commands * torch.tensor([[0.0], [0.0], [turn]]))

@@ -16,7 +16,7 @@ import gtmsm_env  # noqa: F401  registers the worlds
 
 pytest.importorskip("numba")
 
-from exact import exact_walker
+from exact import WallsAt, exact_walker
 
 from gtmsm_env.belief import BeliefWrapper, VectorBeliefWrapper
 from gtmsm_env.data import record
@@ -280,12 +280,13 @@ def test_the_tolerance_is_the_worlds(kwargs: dict[str, Any]) -> None:
         assert (there(torch.from_numpy(poses), torch.from_numpy(goals)).numpy() == expected).all()
 
 
-def test_arrival_is_a_radius_and_a_heading_as_in_the_world() -> None:
-    """Rows that look left come to stand at and beside goals; which of them arrive is what the world would say."""
-    rows, kwargs = 80, {"goal_radius": 0.2, "goal_angle": 5.0}
-    env = dreams(rows, belief=remembered(), world_kwargs=kwargs, autoreset_mode="Disabled")
+@pytest.mark.parametrize("at_a_place", [False, True])
+def test_arrival_is_a_radius_and_a_heading_as_in_the_world(at_a_place: bool) -> None:
+    """Rows that look left come to stand at and beside a goal, a remembered place or not; which arrive is what the world would say."""
+    rows, kwargs, belief = 80, {"goal_radius": 0.2, "goal_angle": 5.0}, remembered()
+    env = dreams(rows, belief=belief, world_kwargs=kwargs, autoreset_mode="Disabled")
     rng = np.random.default_rng(0)
-    goal = np.array([0.3, -0.2, 3.0])
+    goal = belief.memory.s_mean[12].double().numpy() if at_a_place else np.array([0.3, -0.2, 3.0])
     after = goal + np.column_stack([rng.uniform(-0.3, 0.3, (rows, 2)), rng.uniform(-0.12, 0.12, rows)])
     before = after - [0, 0, TURN]
     inner = env._walkers.unwrapped
@@ -414,15 +415,22 @@ def test_rows_meet_their_own_walls() -> None:
     torch.testing.assert_close(imagined.mean[:, :, -1], env.belief.mean[:, None].expand(-1, 3, -1))
 
 
-def test_cells_that_were_walked_are_free() -> None:
-    """What a walk's views imply is in the dream's memory, and nothing is in the way where the walk has been."""
-    env = dream()
+@pytest.mark.parametrize(("depth", "nearest"), [(-1, 6.5), (0, 0.0)])
+def test_what_views_imply_is_in_the_way_but_where_the_walk_has_been(depth: int, nearest: float) -> None:
+    """Of walls that views tell at the largest depth, and of walls at the smallest, which the walk went through."""
+    model = exact_walker()
+    assert model.projected is not None
+    model.projected.stereo = WallsAt(depth)  # type: ignore[assignment]
+    env = dream(model=model)
     env.reset(seed=0)
     memory = env.belief.memory
-    x, y = cell_of(memory.s_mean[0, :, :2]).unbind(dim=-1)
-    blocked = memory.facts["blocked"][0]
+    blocked, places = memory.facts["blocked"][0], memory.s_mean[0, :, :2]
+    x, y = cell_of(places).unbind(dim=-1)
     assert not blocked[y, x].any()
-    assert blocked.any(), "walls that are as far as can be told"
+    row, column = blocked.nonzero().unbind(dim=-1)
+    cells = (torch.stack([column, row], dim=-1) - (CELLS - 1) / 2) * 0.08
+    distance = torch.cdist(cells, places).amin(dim=1)
+    assert nearest < distance.min() < nearest + 0.5
 
 
 # ---------------------------------------------------------------- seeing it
