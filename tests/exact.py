@@ -71,15 +71,17 @@ class WallsAt(nn.Module):
         return log_p
 
 
-def exact_walker(world: str = "GTMSM-Labyrinth-v0") -> GTMSM:
+def exact_walker(world: str = "GTMSM-Labyrinth-v0", size: int = 32) -> GTMSM:
     """A model of the labyrinth, or of rotating in it, whose law is the world's own and which nothing stops. Its frames are untrained."""
     from gtmsm_env.envs.first_person import COMMANDS
     from gtmsm_env.envs.labyrinth_physics import KEPT, PUSH
 
     inner = gym.make_vec(world, num_envs=1, task=None).unwrapped
     speed, turn = inner.speed, inner.turn  # type: ignore[attr-defined]
-    law, told = "walking" if speed else "rotation", {"id": world, "kwargs": {}, "start": "anywhere"}
-    model = GTMSM((32, 32, 3), 8, state_size=3, z_size=16, law=law, prior="views", camera=CAMERA, world=told)
+    law, told = "walking" if speed else "rotation", {"id": world, "kwargs": {"frame_size": size}, "start": "anywhere"}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = GTMSM((size, size, 3), 8, state_size=3, z_size=16, law=law, prior="views", camera=CAMERA, world=told)
     assert model.projected is not None
     model.projected.stereo = WallsAt()  # type: ignore[assignment]
     commands = torch.from_numpy(COMMANDS).float().t()  # of (ahead, left, turn) by each action

@@ -35,7 +35,7 @@ from gtmsm_env.envs.labyrinth_physics import KEPT, PUSH
 
 SPEED, TURN, ROTATED = 0.15, math.radians(8.448), math.radians(9.3)
 STEPS, SIZE = 30, 8  # frames of a walk, and pixels a side of each
-SHORT = {agent: replace(agent, steps=STEPS, tau=14, horizon=16, far=18, spans=((1, 6), (1, 16))) for agent in AGENTS.values()}
+SHORT = {agent: replace(agent, steps=STEPS, tau=14, horizon=6, far=16, spans=((1, 2), (1, 6))) for agent in AGENTS.values()}
 
 
 def gathered(agent: Agent, rows: int = 8, whims: float = 0.3, size: int = SIZE) -> Walks:
@@ -397,7 +397,7 @@ def test_the_command_trains_is_interrupted_and_goes_on(world: str, tiny: Any, tm
     assert card["world"] == world
     assert card["walks"] == {"count": 8, "steps": STEPS, "split": "train"}
     assert [stage["name"] for stage in card["stages"]] == [stage.name for stage in recipe_labyrinth.stages("paper", agent)]
-    assert card["figures"]["steps"] == {"remembered": 14, "imagined": 16, "as poses": 18}
+    assert card["figures"]["steps"] == {"remembered": 14, "imagined": 6, "as poses": 16}
     assert card["figures"]["worlds"] == {"split": "test", "episodes": 1}
     json.dumps(card, allow_nan=False)
     model = GTMSM.load(tmp_path / "whole" / "model")
