@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from gtmsm_env import evaluate_labyrinth, plots
+from gtmsm_env import evaluate_labyrinth, plots, worlds
 from gtmsm_env.__main__ import main
 from gtmsm_env.evaluate_labyrinth import (
     COMPOSED,
@@ -361,6 +361,12 @@ def test_models_of_other_worlds_are_refused(world: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(GTMSM, "load", lambda name, _: exact_walker(AGENTS[other].world))
     assert main(["evaluate", world, "--model", "mine"]) == 1
     assert f"mine names {AGENTS[other].world}" in capsys.readouterr().err
+
+
+def test_where_no_model_ships_one_is_asked_for(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delitem(worlds.SHIPPED, WALKING.world, raising=False)
+    assert main(["evaluate", "labyrinth"]) == 1
+    assert f"none ships for {WALKING.world}" in capsys.readouterr().err
 
 
 def test_poses_are_seen_from_the_first() -> None:
