@@ -40,9 +40,7 @@ class Scavenger:
         self._scalar = not isinstance(world, VectorEnv)
         self.world: LabyrinthVectorEnv = world.unwrapped.batch_of_one if self._scalar else world.unwrapped
         rows = self.world.num_envs
-        self._generators = [generator] * rows if isinstance(generator, np.random.Generator) else list(generator)
-        if len(self._generators) != rows:
-            raise ValueError(f"one generator a row is needed, got {len(self._generators)} for {rows} rows; pass one for all rows or {rows}")
+        self._generators = one_a_row(generator, rows)
         self.whims = whims
         self._whim = np.zeros((2, rows), np.int64)  # which action, and for how many steps more
         self._way: list[list[Floats]] = [[]] * rows  # places to pass, the target last
@@ -148,7 +146,7 @@ class Turner:
         self._scalar = not isinstance(world, VectorEnv)
         self.world: LabyrinthVectorEnv = world.unwrapped.batch_of_one if self._scalar else world.unwrapped
         rows = self.world.num_envs
-        self._generators = [generator] * rows if isinstance(generator, np.random.Generator) else list(generator)
+        self._generators = one_a_row(generator, rows)
         self.whims = whims
         self._turn = np.full(rows, LEFT)
 
@@ -164,3 +162,11 @@ class Turner:
             ]
             return whims[0] if self._scalar else np.array(whims)
         return actions[0] if self._scalar else actions.copy()
+
+
+def one_a_row(generator: np.random.Generator | Sequence[np.random.Generator], rows: int) -> list[np.random.Generator]:
+    """The generator that each row draws from. Raises ValueError."""
+    generators = [generator] * rows if isinstance(generator, np.random.Generator) else list(generator)
+    if len(generators) != rows:
+        raise ValueError(f"one generator a row is needed, got {len(generators)} for {rows} rows; pass one for all rows or {rows}")
+    return generators

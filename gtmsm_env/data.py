@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import SyncVectorEnv, VectorEnv
 from torch import Tensor
 
 from gtmsm_env.exploration import exploring_actions
@@ -49,8 +49,8 @@ def record(
     observation, info = world.reset(seed=seed, options={"phase": "walk"})  # type: ignore[arg-type]
     if not isinstance(observation, dict) or "frame" not in observation:
         raise ValueError(f"A walk is of frames under 'frame', and {world} shows none there. Wrap the world so that it does.")
-    if policy is None and hasattr(world.unwrapped, "explorer"):
-        policy = world.unwrapped.explorer(world.np_random if generator is None else generator)
+    if policy is None:
+        policy = own_explorer(world, world.np_random if generator is None else generator)
     explored = exploring_actions(world.np_random if generator is None else generator, rows or 1, steps - 1, int(space.n))
     frames = [observation["frame"]]
     told: dict[str, list[Any]] = {name: [info.get(name)] for name in ("position", "pose", "displacement")}
@@ -88,6 +88,19 @@ def record(
         poses=None if told["pose"][0] is None else stack(told["pose"], dtype=np.float32),
         displacements=None if told["displacement"][0] is None else stack(told["displacement"], dtype=np.float32),
     )
+
+
+def own_explorer(world: World, generator: np.random.Generator | Sequence[np.random.Generator]) -> Callable[[], Any] | None:
+    """The world's own `explorer`, and of worlds that Gymnasium stacks one a row; None where they have none."""
+    inner: Any = world.unwrapped
+    if hasattr(inner, "explorer"):
+        explorer: Callable[[], Any] = inner.explorer(generator)
+        return explorer
+    if not isinstance(inner, SyncVectorEnv) or not all(hasattr(env.unwrapped, "explorer") for env in inner.envs):
+        return None
+    generators = [generator] * inner.num_envs if isinstance(generator, np.random.Generator) else generator
+    each = [cast(Any, env.unwrapped).explorer(own) for env, own in zip(inner.envs, generators, strict=True)]
+    return lambda: np.array([explorer() for explorer in each])
 
 
 def walk(world: World, model: GTMSM, steps: int, generator: np.random.Generator | None = None, seed: int | None = None) -> Belief:

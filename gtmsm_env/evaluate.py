@@ -50,7 +50,7 @@ from gtmsm_env.trials import (
 from gtmsm_env.types import WITHIN, GaussianMixture, Walk, gaussian_log_prob
 from gtmsm_env.vector import Flags, Floats, Frames
 from gtmsm_env.video import missing, write_video
-from gtmsm_env.worlds import SHIPPED, open_model
+from gtmsm_env.worlds import open_model, shipped_for
 
 SLICE = 50  # steps decoded at once: a blended view takes about 25 kB
 
@@ -407,7 +407,7 @@ def run(args: argparse.Namespace) -> int:
         import_module("matplotlib")  # absent, it is named now and not after the work
     start = time.process_time()
     world, judge, text, draw = EXPERIMENTS[args.world]
-    name, model = args.model or SHIPPED[world], open_model(args.model, world, args.device)
+    name, model = args.model or shipped_for(world), open_model(args.model, world, args.device)
     trained = model.world["id"] if model.world else "none"
     if trained != world:
         raise ValueError(

@@ -54,6 +54,8 @@ class Experiment:
 
 def experiment(world: str, size: str, images: str, seed: int, displacements: bool) -> Experiment:
     """The one that the command names by its world. ValueError for another, or displacements where these teach nothing."""
+    if displacements and world != "obstacle-grid":
+        raise ValueError(f"Displacements are targets by choice among obstacles alone; given for {world}. Leave out --displacements.")
     if agent := recipe_labyrinth.AGENTS.get(world):
         return Experiment(
             world=agent.world,
@@ -79,8 +81,6 @@ def experiment(world: str, size: str, images: str, seed: int, displacements: boo
         )
     if world != "image-navigation":
         raise ValueError(f"What can be learned is image-navigation, obstacle-grid, labyrinth and labyrinth-rotate; given {world!r}.")
-    if displacements:
-        raise ValueError(f"Displacements are targets where obstacles stop moves; {world} has none. Leave out --displacements.")
     return Experiment(
         world=recipe.WORLD,
         walks=recipe.WALKS,

@@ -1,13 +1,15 @@
-"""Models with a closed form, which need no training.
+"""GTM-SMs with a closed form, which need no training.
 
-Image navigation: the dream equals the world, byte for byte, on every place the walk has been. States are places in steps from the centre,
-walls are exact, encodings are the pixels themselves. First person: the laws are the worlds' own physics.
+The dream of `exact_model` equals image navigation, byte for byte, on every place the walk has been: states are places in steps from the
+centre, walls are exact, encodings are the pixels themselves. `exact_walker` knows where it is in the labyrinth, and little of what is
+seen there.
 """
 
 from __future__ import annotations
 
 import math
 
+import gymnasium as gym
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +17,7 @@ from gtmsm_env.envs.first_person import COMMANDS
 from gtmsm_env.landmarks import Landmarks
 from gtmsm_env.model import GTMSM
 from gtmsm_env.obstacles import Obstacles
+from gtmsm_env.recipe_labyrinth import CAMERA
 from gtmsm_env.transitions import Rotation, Walking
 
 
@@ -72,3 +75,39 @@ def exact_rotation(turn: float = 9.3) -> Rotation:
     with torch.no_grad():
         law.W_a.copy_(torch.tensor([0.0, 0.0, math.radians(turn)])[:, None] * torch.from_numpy(COMMANDS).t())
     return law.requires_grad_(False)
+
+
+class WallsAt(nn.Module):
+    """Stereo that tells one of its 32 depths of every column; by default the largest, where no room of the labyrinth reaches."""
+
+    def __init__(self, depth: int = -1) -> None:
+        super().__init__()
+        self.depth = depth
+
+    def forward(self, view: Tensor, pose: Tensor, sources: Tensor, source_poses: Tensor) -> Tensor:
+        log_p = view.new_full((len(view), view.shape[-1], 32), -torch.inf)
+        log_p[..., self.depth] = 0
+        return log_p
+
+
+def exact_walker(world: str = "GTMSM-Labyrinth-v0", size: int = 32) -> GTMSM:
+    """A model of the labyrinth, or of rotating in it, whose law is the world's own and which nothing stops. Its frames are untrained."""
+    from gtmsm_env.envs.first_person import COMMANDS
+    from gtmsm_env.envs.labyrinth_physics import KEPT, PUSH
+
+    inner = gym.make_vec(world, num_envs=1, task=None).unwrapped
+    speed, turn = inner.speed, inner.turn  # type: ignore[attr-defined]
+    law, told = "walking" if speed else "rotation", {"id": world, "kwargs": {"frame_size": size}, "start": "anywhere"}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = GTMSM((size, size, 3), 8, state_size=3, z_size=16, law=law, prior="views", camera=CAMERA, world=told)
+    assert model.projected is not None
+    model.projected.stereo = WallsAt()  # type: ignore[assignment]
+    commands = torch.from_numpy(COMMANDS).float().t()  # of (ahead, left, turn) by each action
+    with torch.no_grad():
+        model.transition.W_a.copy_(commands * torch.tensor([[0.0], [0.0], [turn]]))
+        if isinstance(model.transition, Walking):
+            model.transition.W_a.copy_(commands * torch.tensor([[PUSH], [PUSH], [math.atanh(turn)]]))
+            model.transition.c.copy_(torch.tensor([speed, speed, 1.0]))
+            model.transition.beta.copy_(torch.tensor([KEPT, KEPT, 0.0]).logit())  # to look has no momentum
+    return model.eval().requires_grad_(False)

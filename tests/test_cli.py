@@ -61,6 +61,17 @@ def test_help_gives_defaults_and_an_example_that_runs(command: str, monkeypatch:
     assert main(example[3:]) == 0
 
 
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_every_experiment_is_listed_and_taken(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    listed = "image-navigation, obstacle-grid, labyrinth, labyrinth-rotate"
+    assert listed in " ".join(capsys.readouterr().out.split())
+    received = install(monkeypatch, command, 0)
+    assert [main([command, world]) for world in listed.split(", ")] == [0] * 4
+    assert [args.world for args in received] == listed.split(", ")
+
+
 def test_train_gets_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     received = install(monkeypatch, "train", 3)
     assert main("train image-navigation".split()) == 3
@@ -104,7 +115,7 @@ def test_evaluate_gets_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
         ("", "required"),
         ("dance", "invalid choice"),
         ("train", "required: WORLD"),
-        ("train labyrinth", "invalid choice: 'labyrinth'"),
+        ("train maze", "invalid choice: 'maze'"),
         ("train image-navigation --seed -1", "-1 is below 0"),
         ("train image-navigation --seed x", "invalid integer value: 'x'"),
         ("train image-navigation --device nonsense", "--device: A device is one that this PyTorch can use; 'nonsense' is not"),

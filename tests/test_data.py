@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from exact import exact_model
+from exact import exact_model, exact_walker
 from gymnasium.vector import SyncVectorEnv
 from torch import Tensor
 from treasure import ID, Treasure, treasure_model, walk_by_hand
@@ -19,6 +19,7 @@ from treasure import ID, Treasure, treasure_model, walk_by_hand
 from gtmsm_env import data
 from gtmsm_env.data import Walks, concatenate, distinct, recolour, record, record_walks, walk
 from gtmsm_env.envs.image_navigation import ImageNavigationEnv, ImageNavigationVectorEnv
+from gtmsm_env.transitions import turned
 from gtmsm_env.types import Walk
 
 WORLD = "GTMSM-ImageNavigation-v0"
@@ -320,4 +321,114 @@ def test_training_reads_no_positions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "record", poisoned)
     found = concatenate(list(record_walks(WORLD, TRAIN, 6, 40, seed=0, chunk=6)))
     assert found.displacements is None, "targets of the walking experiment, kept where they are asked for alone"
+    assert all(torch.equal(getattr(found, name), getattr(expected, name)) for name in ("frames", "index", "actions"))
+
+
+# ---------------------------------------------------------------- first person
+
+
+@pytest.fixture
+def small() -> dict[str, Any]:
+    """Arguments of labyrinths that are drawn quickly."""
+    pytest.importorskip("numba")
+    return {"frame_size": 4, "task": None, "split": "train"}
+
+
+LABYRINTH, LABYRINTH_ROTATE = "GTMSM-Labyrinth-v0", "GTMSM-LabyrinthRotate-v0"
+
+
+@pytest.mark.parametrize("rows", [None, 3])
+def test_a_displacement_leads_from_the_pose_before_to_the_pose_after(small: dict[str, Any], rows: int | None) -> None:
+    """u_t in the agent's own frame before the step, as frame t is what is seen after it; a shift by one step shows."""
+    world = gym.make_vec(LABYRINTH, num_envs=rows, **small) if rows else gym.make(LABYRINTH, **small)
+    recorded = record(world, 60, np.random.default_rng(0), seed=1)
+    poses, u = recorded.poses, recorded.displacements
+    assert poses is not None
+    assert u is not None
+    assert poses.shape == u.shape == (*recorded.frames.shape[:-3], 3)
+    assert poses.dtype == u.dtype == torch.float32
+    assert not u[..., 0, :].any()
+
+    def lead(u: Tensor) -> bool:
+        return torch.allclose(poses[..., :-1, :] + turned(u[..., 1:, :], poses[..., :-1, 2]), poses[..., 1:, :], atol=1e-4)
+
+    assert lead(u)
+    assert not lead(u.roll(1, dims=-2))
+    assert not lead(u.roll(-1, dims=-2))
+    law = exact_walker().filter
+    torch.testing.assert_close(law(recorded.actions)[2], u, atol=1e-5, rtol=0)
+    assert not torch.allclose(law(recorded.actions.roll(1, dims=-1))[2], u, atol=1e-2)
+
+
+def test_a_frame_is_what_is_seen_from_its_pose(small: dict[str, Any]) -> None:
+    world: Any = gym.make_vec(LABYRINTH, num_envs=3, **small)
+    recorded = record(world, 30, np.random.default_rng(0), seed=1)
+    assert recorded.poses is not None
+    for step in (0, 1, 17, 29):
+        seen = world.unwrapped.look(np.arange(3), recorded.poses[:, step].double().numpy())
+        assert np.abs(seen - recorded.frames[:, step].numpy().astype(int)).max() <= 1  # poses are kept in single precision
+
+
+@pytest.mark.parametrize("name", [LABYRINTH, LABYRINTH_ROTATE])
+def test_a_world_is_walked_by_its_own_explorer(small: dict[str, Any], name: str) -> None:
+    """Alone, as a vector, and stacked by Gymnasium; not by the exploring policy, which walks into walls."""
+    seeds = [10, 11, 12]
+    native = record(gym.make_vec(name, num_envs=3, **small), 40, generators(*seeds), seeds)
+    stacked = record(SyncVectorEnv([lambda: gym.make(name, **small)] * 3), 40, generators(*seeds), seeds)
+    assert torch.equal(stacked.frames, native.frames)
+    assert torch.equal(stacked.actions, native.actions)
+    for row, seed in enumerate(seeds):
+        world, generator = gym.make(name, **small), np.random.default_rng(seed)
+        alone = record(world, 40, generator, seed)
+        assert torch.equal(alone.actions, native.actions[row])
+        again = np.random.default_rng(seed)
+        named = record(world, 40, again, seed, policy=world.unwrapped.explorer(again))  # type: ignore[attr-defined]
+        assert torch.equal(named.actions, alone.actions)
+    assert stacked.displacements is not None
+    model = exact_walker(name)
+    torch.testing.assert_close(model.filter(stacked.actions)[2], stacked.displacements, atol=1e-5, rtol=0)  # it touches nothing
+
+
+def test_walks_of_a_policy_with_true_displacements(small: dict[str, Any]) -> None:
+    """One for each action, those of the steps that were recorded; frames as the world shows them."""
+    made: list[tuple[int, Any]] = []
+
+    def policy(world: Any, generator: np.random.Generator) -> Any:
+        made.append((world.num_envs, generator))
+        return world.unwrapped.explorer(generator, 0.2)
+
+    parts = list(record_walks(LABYRINTH, small, 6, 30, seed=0, chunk=4, displacements=True, policy=policy))
+    assert [len(part) for part in parts] == [4, 2]
+    assert [rows for rows, _ in made] == [4, 4]
+    assert made[0][1] is made[1][1]
+    whole = concatenate(parts)
+    assert whole.displacements is not None
+    assert whole.displacements.shape == (6, 29, 3)
+    u = exact_walker().filter(whole.actions)[2][:, 1:]
+    torch.testing.assert_close(u, whole.displacements, atol=1e-5, rtol=0)
+    assert not torch.allclose(u.roll(1, dims=1), whole.displacements, atol=1e-2)
+    assert whole.actions.unique().tolist() == list(range(8))  # of whims
+    world: Any = gym.make_vec(LABYRINTH, num_envs=4, **small)
+    generator = np.random.default_rng(0)
+    first = record(world, 30, generator, int(generator.integers(2**31)), policy(world, generator))
+    assert torch.equal(parts[0].actions, first.actions)
+    assert all(torch.equal(parts[0].frames[row][parts[0].index[row]], first.frames[row]) for row in range(4))
+    plain = next(record_walks(LABYRINTH, small, 4, 30, seed=0, chunk=4))
+    assert plain.displacements is None
+
+
+def test_no_pose_is_kept_for_training(small: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wrong poses change nothing; nor do displacements where they are not asked for."""
+    expected = next(record_walks(LABYRINTH_ROTATE, small, 3, 20, seed=0, chunk=3))
+    own = record
+
+    def poisoned(*args: Any, **kwargs: Any) -> Walk:
+        recorded = own(*args, **kwargs)
+        assert recorded.poses is not None
+        assert recorded.displacements is not None
+        return replace(recorded, poses=recorded.poses + torch.nan, displacements=recorded.displacements + torch.nan)
+
+    monkeypatch.setattr(data, "record", poisoned)
+    found = next(record_walks(LABYRINTH_ROTATE, small, 3, 20, seed=0, chunk=3))
+    assert found.displacements is None
     assert all(torch.equal(getattr(found, name), getattr(expected, name)) for name in ("frames", "index", "actions"))

@@ -1,5 +1,6 @@
 """Planning over the dream of a model with a closed form, where the shortest path is known."""
 
+import math
 from dataclasses import replace
 from itertools import product
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
 from gtmsm_env.planning import METHODS, Method, Plan, Planner, draw, elites, exponentiated, goal_states, greedy, reach
-from gtmsm_env.types import Belief
+from gtmsm_env.types import Belief, Tolerance
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,32 @@ def test_reach_equals_its_slow_twin() -> None:
     assert (slow > -7).any()
     assert (slow < -7).any()
     torch.testing.assert_close(reach(goals, 0.7)(states), slow)
+
+
+def slow_first_person_return(states: Tensor, goals: Tensor, step: float, turn: float, radius: float, angle: float) -> float:
+    """One plan's return among headings: states (T, 3), goals (G, 3). Steps that are left are those of walking and of turning."""
+
+    def apart(state: Tensor, goal: Tensor) -> tuple[float, float]:
+        around = float(state[2] - goal[2]) % (2 * math.pi)
+        return math.hypot(*(state - goal)[:2].tolist()), min(around, 2 * math.pi - around)
+
+    for t, state in enumerate(states, start=1):
+        if any(far <= radius and off <= angle for far, off in (apart(state, goal) for goal in goals)):
+            return -t
+    return -len(states) - min(far / step + off / turn for far, off in (apart(states[-1], goal) for goal in goals))
+
+
+def test_reach_with_headings_equals_its_slow_twin() -> None:
+    draws = generator()
+    states = torch.randn(3, 50, 7, 3, generator=draws) * torch.tensor([1, 1, 9.0])
+    goals = torch.randn(3, 4, 3, generator=draws) * torch.tensor([1, 1, 9.0])
+    slow = torch.tensor([[slow_first_person_return(states[b, c], goals[b], 0.7, 0.15, 0.9, 0.5) for c in range(50)] for b in range(3)])
+    assert (slow > -7).any()
+    assert (slow < -7).any()
+    returns = reach(goals, 0.7, Tolerance(0.9, 0.5), turn=0.15)(states)
+    torch.testing.assert_close(returns, slow, atol=1e-3, rtol=1e-4)
+    near = torch.tensor([[[[0.3, 0.0, 0.0]], [[0.3, 0.0, 1.0]], [[0.3, 0.0, 6.2]]]])  # of one step: it faces there, elsewhere, nearly there
+    assert reach(torch.zeros(1, 1, 3), 0.1, Tolerance(0.3, 0.2), turn=0.5)(near)[0].tolist() == [-1, pytest.approx(-6), -1]
 
 
 def test_earlier_arrival_is_better_and_what_follows_it_counts_nothing() -> None:

@@ -1,11 +1,13 @@
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 from gtmsm_env import plots
-from gtmsm_env.plots import binned, figure_6, film, normal_quantile
+from gtmsm_env.plots import binned, figure_3, figure_6, film, first_person_film, normal_quantile
 
 
 def test_bins_are_means_of_what_counts() -> None:
@@ -48,3 +50,40 @@ def test_figure_6_marks_hits_between_a_place_and_its_obstacle(monkeypatch: pytes
         path, _, hits = axes.collections
         assert np.asarray(path.get_offsets()).tolist() == at[:, ::-1].tolist()
         assert np.asarray(hits.get_offsets()).tolist() == [[1.5, 0], [2, 0.5]]
+
+
+def test_figure_3_shows_places_headings_and_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is drawn to a file: remembered and imagined steps apart, the arrow of now at the last frame shown."""
+    monkeypatch.setitem(plots.STYLE, "savefig.dpi", 30)
+    rng = np.random.default_rng(0)
+    poses, frames = rng.normal(size=(12, 3)), rng.integers(256, size=(6, 8, 8, 3), dtype=np.uint8)
+    drawn: list[Figure] = []
+    save = plots.save
+    monkeypatch.setattr(plots, "save", lambda figure, file: (drawn.append(figure), save(figure, file))[1])
+    figure_3(tmp_path / "figure-3.png", np.zeros((16, 16, 3), np.uint8), poses, poses + 9, 5, frames, 255 - frames, [1, 4])
+    data = (tmp_path / "figure-3.png").read_bytes()
+    assert data.startswith(b"\x89PNG")
+    assert len(data) > 5_000
+    axes = drawn[0].axes
+    for panel, places in ((axes[1], poses), (axes[2], poses + 9)):
+        remembered, imagined = (np.array(line.get_xydata()) for line in panel.lines)
+        assert np.array_equal(remembered, places[:5, :2])
+        assert np.array_equal(imagined, places[5:9, :2])
+        now: Any = panel.collections[2]
+        assert now.get_offsets().tolist() == [places[8, :2].tolist()]
+        assert (float(now.U[0]), float(now.V[0])) == pytest.approx((np.cos(places[8, 2]), np.sin(places[8, 2])))
+    shown = [np.asarray(panel.images[0].get_array()) for panel in axes[3:]]
+    assert all(np.array_equal(a, b) for a, b in zip(shown, (frames[0], frames[3], 255 - frames[0], 255 - frames[3]), strict=True))
+
+
+def test_a_first_person_film_shows_each_step_once() -> None:
+    frames = np.random.default_rng(0).integers(256, size=(4, 8, 8, 3), dtype=np.uint8)
+    states = np.random.default_rng(1).normal(size=(10, 3))
+    rooms = [np.full((32, 32, 3), 10 * step, np.uint8) for step in range(1, 5)]
+    pictures = list(first_person_film(iter(rooms), frames, frames[::-1], states, 6))
+    assert len(pictures) == 4
+    for t, shown in enumerate(pictures):
+        assert (shown == 10 * (t + 1)).all(axis=-1).sum() >= 16 * 16
+        for colour in (*frames[t, ::3, 1], *frames[3 - t, ::3, 1]):
+            assert (shown == colour).all(axis=-1).sum() >= 16
+    assert all((a != b).any() for a, b in pairwise(pictures))

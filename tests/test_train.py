@@ -17,7 +17,7 @@ import tqdm
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from gtmsm_env import recipe, recipe_obstacles, train
+from gtmsm_env import recipe, recipe_labyrinth, recipe_obstacles, train
 from gtmsm_env.__main__ import parser
 from gtmsm_env.checkpoint import CheckpointError, load_checkpoint
 from gtmsm_env.data import Walks, concatenate, distinct, record, record_walks
@@ -364,6 +364,47 @@ def test_gathered_walks_are_recoloured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(walks.index, own.index)
     same = [torch.equal(walks.frames[row, 0], own.frames[row, 0]) for row in range(20)]
     assert 3 < sum(same) < 17
+
+
+@pytest.mark.parametrize("world", recipe_labyrinth.AGENTS)
+def test_experiments_of_the_labyrinth(world: str) -> None:
+    """Who walks, what is learned from, and by which targets: those of rotating are frames alone."""
+    agent = recipe_labyrinth.AGENTS[world]
+    for size in ("default", "paper"):
+        learned = train.experiment(world, size, "procedural", 0, displacements=False)
+        assert (learned.world, learned.walks, learned.steps) == (agent.world, recipe_labyrinth.WALKS, agent.steps)
+        assert learned.stages == recipe_labyrinth.stages(size, agent)
+        assert learned.displacements == (world == "labyrinth")
+        assert (learned.trainer, learned.policy) == (recipe_labyrinth.LabyrinthTrainer, recipe_labyrinth.policy)
+        assert learned.rules == recipe_labyrinth.RULES
+    with pytest.raises(ValueError, match=f"among obstacles alone; given for {world}. Leave out --displacements"):
+        train.experiment(world, "default", "procedural", 0, displacements=True)
+    with pytest.raises(ValueError, match="image-navigation, obstacle-grid, labyrinth and labyrinth-rotate; given 'maze'"):
+        train.experiment("maze", "default", "procedural", 0, displacements=False)
+
+
+@pytest.mark.parametrize("world", recipe_labyrinth.AGENTS)
+def test_walks_of_the_labyrinth_are_gathered_as_its_policy_walks(world: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the train split, of the colours that are seen there, with displacements where they are targets; by whims too."""
+    pytest.importorskip("numba")
+    monkeypatch.undo()
+    monkeypatch.setattr(train, "record_walks", lambda *args, **kwargs: record_walks(*args, chunk=4, **kwargs))
+    learned = replace(train.experiment(world, "default", "procedural", 0, displacements=False), walks=6, steps=40, rules={"frame_size": 8})
+    walks = train.gather(learned, "procedural", 0)
+    assert walks.index.shape == (6, 40)
+    kwargs = {"frame_size": 8, "split": "train", "task": None}
+    own = concatenate(list(record_walks(learned.world, kwargs, 6, 40, 0, 4, learned.displacements, recipe_labyrinth.policy)))
+    assert torch.equal(walks.frames, own.frames)
+    assert torch.equal(walks.actions, own.actions)
+    assert not torch.equal(walks.actions, train.gather(learned, "procedural", 1).actions)
+    if world == "labyrinth":
+        assert walks.displacements is not None
+        assert own.displacements is not None
+        assert walks.displacements.shape == (6, 39, 3)
+        assert torch.equal(walks.displacements, own.displacements)
+        assert {1, 2, 3} & set(walks.actions.unique().tolist()), "backward or to the side, which are whims alone"
+    else:
+        assert walks.displacements is None
 
 
 def test_images_without_a_test_split_are_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,405 @@
+"""The labyrinth's recipe in small: laws are found from what they may read, each stage teaches its part, and every draw is repeated."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from gtmsm_env import recipe_labyrinth, train
+from gtmsm_env.__main__ import parser
+from gtmsm_env.checkpoint import load_checkpoint
+from gtmsm_env.data import Walks, concatenate, record_walks
+from gtmsm_env.model import GTMSM
+from gtmsm_env.networks import frames_to_x, set_principal_components
+from gtmsm_env.perspective import Camera
+from gtmsm_env.recipe import Stage
+from gtmsm_env.recipe_labyrinth import AGENTS, CAMERA, ROTATING, WALKING, WHIMS, Agent, LabyrinthTrainer, new_model, policy, rotated, stages
+
+pytest.importorskip("numba")
+
+from exact import exact_walker
+
+from gtmsm_env.envs.first_person import COMMANDS
+from gtmsm_env.envs.labyrinth import LabyrinthVectorEnv
+from gtmsm_env.envs.labyrinth_physics import KEPT, PUSH
+
+SPEED, TURN, ROTATED = 0.15, math.radians(8.448), math.radians(9.3)
+STEPS, SIZE = 30, 8  # frames of a walk, and pixels a side of each
+SHORT = {agent: replace(agent, steps=STEPS, tau=14, horizon=6, far=16, spans=((1, 2), (1, 6))) for agent in AGENTS.values()}
+
+
+def gathered(agent: Agent, rows: int = 8, whims: float = 0.3, size: int = SIZE) -> Walks:
+    """Short walks of small frames, with many whims, for all eight actions to be done."""
+    kwargs = {"split": "train", "task": None, "frame_size": size}
+    parts = record_walks(
+        agent.world,
+        kwargs,
+        rows,
+        STEPS,
+        seed=0,
+        chunk=rows,
+        displacements=agent is WALKING,
+        policy=lambda world, generator: policy(world, generator, whims),
+    )
+    return concatenate(list(parts))
+
+
+@pytest.fixture(scope="module")
+def walks() -> dict[Agent, Walks]:
+    return {agent: gathered(agent) for agent in AGENTS.values()}
+
+
+def small_model(size: str, seed: int, agent: Agent, pixels: int = SIZE) -> GTMSM:
+    """As the recipe's, of small frames and encodings; ours has the exact law, where that is taken from another model."""
+    torch.manual_seed(seed)
+    world = {"id": agent.world, "kwargs": {"frame_size": SIZE}, "start": "anywhere"}
+    shared: dict[str, Any] = {"state_size": 3, "z_size": 8, "law": agent.law, "sigma_x": 0.05, "world": world}
+    if size == "paper":
+        return GTMSM((pixels, pixels, 3), 8, prior="combined", K=4, **shared)
+    model = GTMSM((pixels, pixels, 3), 8, prior="views", K=4, camera=CAMERA, **shared)
+    if agent is WALKING:
+        model.transition.load_state_dict(exact_walker().transition.state_dict())
+    return model
+
+
+def short(stage: Stage, iterations: int = 3) -> Stage:
+    return replace(stage, iterations=iterations, tau=min(stage.tau, 14), ahead=min(stage.ahead, 8))
+
+
+EVERY = [  # each kind of stage of each agent once
+    pytest.param(size, agent, stage, id=f"{name}-{size}-{stage.name}")
+    for name, agent in AGENTS.items()
+    for size in ("paper", "default")
+    for stage in {stage.name: stage for stage in stages(size, agent)}.values()
+    if size == "paper" or stage.name != "turns"
+]
+
+
+# ---------------------------------------------------------------- stages and models
+
+
+@pytest.fixture
+def base(monkeypatch: pytest.MonkeyPatch) -> GTMSM:
+    """The paper's model, in the place of the one that ships."""
+    model = new_model("paper", 7)
+    monkeypatch.setattr(GTMSM, "load", {"labyrinth-paper": model}.__getitem__)
+    return model
+
+
+@pytest.mark.parametrize("agent", AGENTS.values(), ids=AGENTS)
+@pytest.mark.parametrize("size", ["paper", "default"])
+def test_stages_teach_all_that_is_not_taken_from_another_model(base: GTMSM, walks: dict[Agent, Walks], size: str, agent: Agent) -> None:
+    model = new_model(size, 0, agent)
+    trainer = LabyrinthTrainer(model, walks[agent], stages(size, agent), 0)
+    taught: set[int] = set()
+    for stage in trainer.stages:
+        assert stage.name in trainer.losses()
+        assert stage.tau + stage.ahead <= agent.steps
+        for part in stage.rates:
+            assert trainer.parts()[part]
+            taught |= {id(parameter) for parameter in trainer.parts()[part]}
+    rests = {name.partition(".")[0] for name, parameter in model.named_parameters() if id(parameter) not in taught}
+    if agent is WALKING and size == "paper":  # principal components stay
+        assert {name for name, parameter in model.named_parameters() if id(parameter) not in taught} == {
+            f"{part}.linear.{name}" for part in ("encoder", "decoder") for name in ("weight", "bias")
+        }
+    elif agent is WALKING:
+        assert rests == {"encoder", "decoder", "transition"}
+    else:  # depth is of no account where the agent only turns
+        assert rests == {"encoder", "decoder", "projected"} - ({"projected"} if size == "paper" else set())
+
+
+@pytest.mark.parametrize("agent", AGENTS.values(), ids=AGENTS)
+@pytest.mark.parametrize("size", ["paper", "default"])
+def test_new_models_are_of_their_seed_and_share_what_is_learned_once(base: GTMSM, size: str, agent: Agent) -> None:
+    one, same, other = (new_model(size, seed, agent) for seed in (3, 3, 4))
+    assert one.fingerprint() == same.fingerprint() != other.fingerprint()
+    assert one.world == {"id": agent.world, "kwargs": {}, "start": "anywhere"}
+    assert (one.combined is None, one.projected is None) == (size == "default", size == "paper")
+    shared = {
+        name.partition(".")[0]
+        for name, x in one.state_dict().items()
+        if name in base.state_dict() and torch.equal(x, base.state_dict()[name])
+    }
+    alike = {"encoder", "decoder"} | ({"transition"} if agent is WALKING else set())
+    if (size, agent) == ("paper", WALKING):
+        assert not torch.equal(one.encoder.linear.weight, base.encoder.linear.weight)
+    else:
+        assert alike <= shared
+        for part in alike:
+            mine, theirs = (getattr(model, part).state_dict() for model in (one, base))
+            assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+
+
+def test_the_walker_of_walks_has_whims() -> None:
+    for speed, name in ((0.15, "Scavenger"), (0.0, "Turner")):
+        walker = policy(LabyrinthVectorEnv(2, speed=speed, frame_size=4), np.random.default_rng(0))
+        assert (type(walker).__name__, walker.whims) == (name, WHIMS)
+
+
+# ---------------------------------------------------------------- every stage
+
+
+def trained(trainer: LabyrinthTrainer, iterations: int, moments: Any = None) -> tuple[dict[str, Tensor], Any]:
+    """The weights after so many steps more, and Adam's moments."""
+    if trainer.iteration == 0:
+        trainer.begin()
+    optimizer = trainer.optimizer()
+    if moments:
+        optimizer.load_state_dict(moments)
+    for _ in range(iterations):
+        assert np.isfinite(trainer.step(optimizer))
+    return {name: x.clone() for name, x in trainer.model.state_dict().items()}, optimizer.state_dict()
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(x, b[name]) for name, x in a.items())
+
+
+@pytest.mark.parametrize(("size", "agent", "stage"), EVERY)
+def test_a_stage_teaches_its_part_and_repeats_its_draws(size: str, agent: Agent, stage: Stage, walks: dict[Agent, Walks]) -> None:
+    """Alike: another trainer, one that goes on from the first iteration, and, but for the law, one whose targets are no numbers."""
+    stage = short(stage)
+
+    def trainer(seed: int = 0, iteration: int = 0, of: Walks = walks[agent]) -> LabyrinthTrainer:
+        return LabyrinthTrainer(small_model(size, 5, agent), of, [stage], seed, iteration=iteration)
+
+    before = {name: x.clone() for name, x in trainer().model.state_dict().items()}
+    whole, _ = trained(first := trainer(), 3)
+    parts = {id(parameter) for part in stage.rates for parameter in first.parts()[part]}
+    free = ("encoder.linear", "decoder.linear", "encoder.log_variance") if stage.name == "vae" else ()  # set once
+    free = ("transition.W_a",) if stage.name == "turns" else free
+    for name, parameter in first.model.named_parameters():
+        if id(parameter) in parts and parameter.numel() > 8:
+            assert not torch.equal(whole[name], before[name]), name
+        elif id(parameter) not in parts:
+            assert torch.equal(whole[name], before[name]) or name.startswith(free), name
+    poisoned = walks[agent]
+    if poisoned.displacements is not None and stage.name != "law":
+        poisoned = replace(poisoned, displacements=poisoned.displacements * torch.nan)
+    torch.manual_seed(99)  # of no account
+    assert same(trained(trainer(of=poisoned), 3)[0], whole)
+    weights, moments = trained(trainer(), 1)
+    resumed = trainer(iteration=1)
+    resumed.model.load_state_dict(weights)
+    assert same(trained(resumed, 2, moments)[0], whole)
+    assert not same(trained(trainer(seed=1), 3)[0], whole)
+
+
+@pytest.mark.parametrize(("size", "agent", "stage"), [case for case in EVERY if case.values[2].name not in ("turns", "vae")])
+def test_a_stage_can_lower_its_loss(size: str, agent: Agent, stage: Stage, walks: dict[Agent, Walks]) -> None:
+    """On one and the same draw, of encodings that tell frames apart."""
+    stage = short(stage)
+    trainer = LabyrinthTrainer(small_model(size, 0, agent), walks[agent], [stage], 0)
+    model, x = trainer.model, frames_to_x(trainer._crops(np.random.default_rng(0), 200))
+    set_principal_components(model.encoder, model.decoder, x, model.sigma_x)
+    optimizer, losses = trainer.optimizer(), []
+    for group in optimizer.param_groups:
+        group["lr"] = group["rate"] / 4  # Adam's first steps are large
+    for _ in range(12):
+        optimizer.zero_grad()
+        loss = trainer.losses()[stage.name](stage, np.random.default_rng(0), torch.Generator().manual_seed(0))
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0]
+
+
+# ---------------------------------------------------------------- the law of walking
+
+
+def test_the_law_loss_by_hand(walks: dict[Agent, Walks]) -> None:
+    """The error of each step's displacement, by each axis' own size; none of the exact law, and much of targets a step late."""
+    own, stage = walks[WALKING], short(stages("paper")[0])
+    trainer = LabyrinthTrainer(small_model("default", 0, WALKING), own, [stage], 0)
+
+    def loss() -> float:
+        return float(trainer.law_loss(stage, np.random.default_rng(3), torch.Generator()).detach())
+
+    assert loss() < 1e-6
+    with torch.no_grad():
+        trainer.model.transition.W_a.mul_(0.8)
+    assert own.displacements is not None
+    rows = np.random.default_rng(3).integers(len(own), size=64)
+    true, scale = own.displacements.double().numpy(), np.square(own.displacements.double().numpy()).mean(axis=(0, 1))
+    push, turn = 0.8 * PUSH, math.tanh(0.8 * math.atanh(TURN))
+    squares = []
+    for row in rows:
+        u = np.zeros(2)
+        for action, target in zip(own.actions[row, :13].tolist(), true[row], strict=False):
+            ahead, left, look = COMMANDS[action]
+            u = SPEED * np.tanh(push * np.array([ahead, left]) + KEPT * u / SPEED)
+            squares.append(np.square(np.array([*u, turn * look]) - target) / scale)
+    assert loss() == pytest.approx(100 * np.mean(squares), rel=1e-4)
+    with torch.no_grad():
+        trainer.model.transition.W_a.div_(0.8)
+    trainer.walks = replace(own, displacements=own.displacements.roll(1, dims=1))
+    assert loss() > 10
+
+
+def test_the_law_of_walking_is_found_from_displacements(walks: dict[Agent, Walks]) -> None:
+    """Its poses are nearly true ones after some iterations; what the frames show is of no account."""
+    blind = replace(walks[WALKING], frames=torch.zeros_like(walks[WALKING].frames))
+    stage = Stage("law", 250, {"law": 2e-2, "friction": 0.1}, 1, falling=True, tau=16)
+    trainer = LabyrinthTrainer(small_model("paper", 0, WALKING), blind, [stage], 0)
+    assert blind.displacements is not None
+
+    def wrong() -> float:
+        with torch.no_grad():
+            u = trainer.model.filter(blind.actions)[2][:, 1:]
+        assert blind.displacements is not None
+        return float((u - blind.displacements).norm() / blind.displacements.norm())
+
+    assert wrong() > 0.8
+    trained(trainer, 250)
+    assert wrong() < 0.1
+
+
+# ---------------------------------------------------------------- the law of turning
+
+
+def test_the_law_of_turning_is_found_from_frames_alone() -> None:
+    """No pose, no displacement: what every action turns by, and that it moves nothing. Of frames in another order it finds no turn."""
+    own = gathered(ROTATING, rows=4, whims=0.5, size=16)
+    assert own.displacements is None
+    stage = Stage("turns", 30, {"law": 1e-3}, 1, falling=True, tau=16)
+    trainer = LabyrinthTrainer(small_model("paper", 0, ROTATING, pixels=16), own, [stage], 0)
+    trainer.begin()
+    true = torch.from_numpy(COMMANDS[:, 2] * ROTATED).float()
+    found = trainer.model.transition.W_a.detach().clone()
+    assert (found[2] - true).abs().max() < 0.0151  # the two angles that are nearest among those tried
+    assert not found[:2].any()
+    trained_ = trained_from(trainer, 30)
+    turning = true != 0
+    assert (trained_[2] - true).abs()[turning].max() < 0.006
+    assert trained_[:2].abs().max() < 0.05
+
+
+def trained_from(trainer: LabyrinthTrainer, iterations: int) -> Tensor:
+    """W_a after more steps of a stage that has begun."""
+    optimizer = trainer.optimizer()
+    for _ in range(iterations):
+        trainer.step(optimizer)
+    return trainer.model.transition.W_a.detach()
+
+
+# ---------------------------------------------------------------- views rotated
+
+
+def slow_rotated(size: int, pose: tuple[float, float, float]) -> Any:
+    """Where each pixel's colour lies in the view, (column, row), by the angle and slope of its ray; 2 units deep."""
+    focal, (x, y, turn) = size / 2, pose  # 90 degrees
+    at = np.empty((size, size, 2))
+    for row in range(size):
+        for column in range(size):
+            aside, up = (column + 0.5 - size / 2) / focal, (size / 2 - row - 0.5) / focal
+            far, angle = 2 * math.hypot(1, aside), turn - math.atan(aside)
+            ahead, left = x + far * math.cos(angle), y + far * math.sin(angle)
+            at[row, column] = [size / 2 - 0.5 - focal * left / ahead, size / 2 - 0.5 - focal * 2 * up / ahead] if ahead > 0.1 else [-9, -9]
+    return at
+
+
+@pytest.mark.parametrize("pose", [(0.0, 0.0, 0.2), (0.0, 0.0, -0.5), (0.3, 0.0, 0.0), (-0.2, 0.4, 0.3)])
+def test_views_are_rotated_as_by_loops(pose: tuple[float, float, float]) -> None:
+    """Of a view whose colours are the place of each pixel, colours tell where they were taken from."""
+    size = 16
+    row, column = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    view = torch.stack([column, row, row]).float()
+    (seen,), (shown,) = rotated(Camera(size, **CAMERA), view[None], torch.tensor([pose]))
+    expected = slow_rotated(size, pose)
+    inside = (expected >= 0).all(axis=-1) & (expected <= size - 1).all(axis=-1)
+    assert inside.sum() > size
+    np.testing.assert_allclose(seen[:2].permute(1, 2, 0)[torch.from_numpy(inside)], expected[inside], atol=1e-3)
+    margin = np.maximum(-expected, expected - size + 1).max(axis=-1)
+    unsure = np.abs(margin - 0.5) < 1e-3
+    assert (shown.numpy() == (margin < 0.5))[~unsure].all()
+
+
+def test_a_rotated_view_is_what_is_seen_after_the_turn() -> None:
+    """In a real room, turned left and right by what one step turns, and by more."""
+    envs = LabyrinthVectorEnv(4, speed=0.0, split="train", task=None)
+    envs.reset(seed=0)
+    rows = np.arange(4)
+    before = torch.from_numpy(envs.look(rows, envs._pose)).permute(0, 3, 1, 2) / 255
+    camera = Camera(32, **CAMERA)
+    for turn in (0.16, -0.16, 0.5):
+        after = torch.from_numpy(envs.look(rows, envs._pose + np.array([0, 0, turn]))).permute(0, 3, 1, 2) / 255
+
+        def unlike(by: float, after: Tensor = after) -> float:
+            seen, shown = rotated(camera, before, torch.tensor([0.0, 0.0, float(by)]).expand(4, 3))
+            return float(((seen - after).square().mean(dim=1) * shown).sum() / shown.sum())
+
+        angles = np.linspace(-0.6, 0.6, 61)
+        assert angles[np.argmin([unlike(by) for by in angles])] == pytest.approx(turn, abs=0.021)
+        assert unlike(turn) < 0.3 * unlike(0)
+    same, shown = rotated(camera, before, torch.zeros(4, 3))
+    torch.testing.assert_close(same, before, atol=1e-4, rtol=0)
+    assert shown.all()
+
+
+# ---------------------------------------------------------------- the command
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, str], int]:
+    """Seconds instead of hours: a small model, few and short walks, two iterations a stage. Runs `train WORLD --size paper`."""
+    monkeypatch.setattr(recipe_labyrinth, "new_model", small_model)
+    monkeypatch.setattr(recipe_labyrinth, "RULES", {"frame_size": SIZE})
+    monkeypatch.setattr(recipe_labyrinth, "WALKS", 8)
+    for name, agent in list(AGENTS.items()):
+        monkeypatch.setitem(AGENTS, name, SHORT[agent])
+    monkeypatch.setattr(recipe_labyrinth, "WALKING", SHORT[WALKING])
+    monkeypatch.setattr(recipe_labyrinth, "stages", lambda size, agent: [short(stage, 2) for stage in stages(size, of[agent])])
+    of = {short: agent for agent, short in SHORT.items()}
+    monkeypatch.setattr(train, "record_walks", lambda *args, **kwargs: record_walks(*args, chunk=8, **kwargs))
+    monkeypatch.setattr(train, "JUDGED", 1)
+
+    def command(output: Path, *more: str) -> int:
+        return train.run(parser().parse_args(["train", *more, "--output", str(output)]))
+
+    return command
+
+
+def tensors(folder: Path, name: str = "model") -> dict[str, Tensor]:
+    return load_checkpoint(folder / name)[0]
+
+
+@pytest.mark.parametrize("world", AGENTS)
+def test_the_command_trains_is_interrupted_and_goes_on(world: str, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the same weights, bit for bit, wherever it was stopped; and its card tells how it was made and how it does."""
+    what = (world, "--size", "paper", "--seed", "3")
+    assert tiny(tmp_path / "whole", *what) == 0
+    step, calls = LabyrinthTrainer.step, iter(range(1, 1000))
+
+    def stopped(trainer: LabyrinthTrainer, optimizer: torch.optim.Adam) -> float:
+        if next(calls) in (1, 4):  # in a first stage, and between or in others
+            signal.raise_signal(signal.SIGINT)
+        return step(trainer, optimizer)
+
+    monkeypatch.setattr(LabyrinthTrainer, "step", stopped)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            tiny(tmp_path / "parts", *what, "--resume")
+    assert tiny(tmp_path / "parts", *what, "--resume") == 0
+    assert same(tensors(tmp_path / "parts"), tensors(tmp_path / "whole"))
+    card = load_checkpoint(tmp_path / "whole" / "model")[1]["card"]
+    agent = AGENTS[world]
+    assert card["world"] == world
+    assert card["walks"] == {"count": 8, "steps": STEPS, "split": "train"}
+    assert [stage["name"] for stage in card["stages"]] == [stage.name for stage in recipe_labyrinth.stages("paper", agent)]
+    assert card["figures"]["steps"] == {"remembered": 14, "imagined": 6, "as poses": 16}
+    assert card["figures"]["worlds"] == {"split": "test", "episodes": 1}
+    json.dumps(card, allow_nan=False)
+    model = GTMSM.load(tmp_path / "whole" / "model")
+    assert model.world == {"id": agent.world, "kwargs": {"frame_size": SIZE}, "start": "anywhere"}
+    assert not any(parameter.requires_grad for parameter in model.parameters())
