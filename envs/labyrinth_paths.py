@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gtmsm_env.envs.first_person import COMMANDS
 from gtmsm_env.envs.labyrinth_compiled import compiled
-from gtmsm_env.envs.labyrinth_physics import COMMANDS, move
+from gtmsm_env.envs.labyrinth_physics import move
 from gtmsm_env.envs.labyrinth_rooms import RADIUS, Integers, Rooms
 from gtmsm_env.vector import Floats
 

@@ -242,8 +242,10 @@ def text(figures: dict[str, Any]) -> str:
     )
 
 
-def right_room_figures(right: Floats, entered: Flags) -> dict[str, dict[str, float]]:
-    """How often the right room's textures are imagined, by what the memory can know of that room."""
+def right_room_figures(right: Floats | None, entered: Flags | None) -> dict[str, dict[str, float]] | None:
+    """How often the right room's textures are imagined, by what the memory can know of that room; None of single rooms."""
+    if right is None or entered is None:
+        return None
     kinds = {"all rooms": ~np.isnan(right), "rooms that it was in": ~np.isnan(right) & entered, "others": ~np.isnan(right) & ~entered}
     return {name: {"frames": int(chosen.sum()), "right, %": share(right == 1, chosen)} for name, chosen in kinds.items()}
 
@@ -272,7 +274,7 @@ def judge(
             name: {"share of frames, %": float(100 * known.mean()), "PSNR": psnr(float(values[known].mean()))}
             for name, values in measured.error.items()
         },
-        "right room": None if measured.entered is None else right_room_figures(measured.right_room, measured.entered),
+        "right room": right_room_figures(measured.right_room, measured.entered),
         "poses": {
             name: {str(after): float(values[:, after - 1].mean()) for after in sorted({1, 16, agent.horizon, agent.far})}
             for name, values in (("units", measured.distance), ("degrees", measured.turned))

@@ -74,7 +74,7 @@ class Stereo(nn.Module):
         free, _ = self.before(*best_half(ground, ground_seen))
         least = torch.where(seen, walls, torch.inf).amin(dim=1)
         column = torch.arange(camera.size, device=view.device).float()[:, None].expand(-1, self.D)
-        colours = []  # around where a wall at that depth meets floor and ceiling
+        colours: list[Tensor] = []  # around where a wall at that depth meets floor and ceiling
         for edge in (0.0, camera.ceiling):
             row = camera.pixels(depth, depth.new_zeros(()), depth.new_tensor(edge))[1]
             for beside in (-1, 1):

@@ -236,6 +236,7 @@ class GTMSM(nn.Module):
             x.unsqueeze(action.dim()) for x in (before.mean, action, self._effect(before, after, action), where)
         )
         assert self.obstacles is not None
+        assert isinstance(self.transition, LinearWithWalls)
         places = count_moves(after.memory, origin, action, share, where, WITHIN * self.step_length)
         return replace(after, memory=self.obstacles.complete(places, self.transition))
 
@@ -361,6 +362,7 @@ class GTMSM(nn.Module):
             return self.projected.recall(places)
         if self.obstacles is None or not memory.values.keys() >= set(KEPT):
             return places
+        assert isinstance(self.transition, LinearWithWalls)
         origin, action, share = (memory.values[name] for name in KEPT)
         empty = without_moves(places, self.num_actions)
         counted = count_moves(empty, origin, action, share, memory.used, WITHIN * self.step_length)

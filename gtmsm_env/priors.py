@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gtmsm_env.memory import SpatialMemory
-from gtmsm_env.networks import Decoder, Encoder, mlp
+from gtmsm_env.networks import ConvDecoder, Decoder, Encoder, mlp
 from gtmsm_env.perspective import relative
 from gtmsm_env.types import GaussianMixture, Neighbours, phi
 
@@ -140,8 +140,9 @@ class CombinedPrior(nn.Module):
         self.metric = nn.Linear(4, 5, bias=False) if learned_metric else nn.Identity()
         if learned_metric:
             nn.init.eye_(self.metric.get_parameter("weight"))  # as without
-        self.embed = nn.Sequential(mlp(K * (z_size + 5), hidden, embedding), nn.SiLU())
-        nn.init.normal_(self.embed[0][-1].weight, std=0.05)
+        embed = mlp(K * (z_size + 5), hidden, embedding)
+        nn.init.normal_(embed[-1].get_parameter("weight"), std=0.05)
+        self.embed = nn.Sequential(embed, nn.SiLU())
         self.combine = mlp(embedding + 4, hidden, 2 * z_size)
         self.log_falloff = nn.Parameter(torch.tensor(2.0))  # the mean that the networks correct: entries weighted by exp(-falloff rho)
 
@@ -156,6 +157,6 @@ class CombinedPrior(nn.Module):
         return GaussianMixture(rho.new_zeros(*rho.shape[:-1], 1), mean[..., None, :], log_variance.exp()[..., None, :])
 
 
-def with_views(places: SpatialMemory, decoder: Decoder) -> SpatialMemory:
+def with_views(places: SpatialMemory, decoder: Decoder | ConvDecoder) -> SpatialMemory:
     """The distinct places of a memory, each with its decoded `view` (*M, N, C, H, W), ready for the views prior."""
     return places.but(values=places.values | {"view": decoder(places.values["z_mean"])})

@@ -25,6 +25,7 @@ from gtmsm_env.model import GTMSM
 from gtmsm_env.networks import frames_to_x, set_principal_components
 from gtmsm_env.obstacles import Known, axes_of
 from gtmsm_env.priors import mixture_prior, with_views
+from gtmsm_env.transitions import LinearWithWalls
 from gtmsm_env.types import WITHIN, Neighbours, gaussian_log_prob
 
 WORLD, RULES = "GTMSM-ImageNavigation-v0", {"image_size": 32, "crop_size": 8, "step_size": 3}
@@ -106,7 +107,7 @@ class Trainer:
         geometry = [] if views is None else [p for p in views.parameters() if not any(p is q for q in network)]
         return {
             "moves": [model.transition.W_a],
-            "walls": list(model.transition.g.parameters()),
+            "walls": list(self._walls().g.parameters()),
             "vae": [parameter for _, parameter in vae],
             "heads": [parameter for name, parameter in vae if not name.startswith("linear")],
             "geometry": geometry,
@@ -274,7 +275,7 @@ class Trainer:
         led to, and whether something inside the edges stopped them (W, T-1), and the cells within the edges (S, S).
         """
         if self._cells is None:
-            transition, obstacles = self.model.transition, self.model.obstacles
+            transition, obstacles = self._walls(), self.model.obstacles
             assert obstacles is not None
             axes, unmoved, moves = axes_of(transition.W_a), self.walks.unmoved(), transition.W_a.t()[self.walks.actions]
             s = F.pad((moves * ~unmoved[..., None]).cumsum(dim=1), (0, 0, 1, 0))  # (W, T, n)
@@ -310,13 +311,17 @@ class Trainer:
         rows, steps = rng.integers(len(self.walks), size=count), rng.integers(self.walks.index.shape[1], size=count)
         return self.walks.frames[rows, self.walks.index[rows, steps]]
 
+    def _walls(self) -> LinearWithWalls:
+        assert isinstance(self.model.transition, LinearWithWalls)
+        return self.model.transition
+
     def _scale_walls(self) -> None:
         """Set the scale of g's input to the spread of states on walks whose blocked moves have no length."""
         walks = self.walks.batch(torch.arange(min(256, len(self.walks))), 64)
         self.model.transition.walls = False
         with torch.no_grad():
             s, _, _ = self.model.filter(walks.actions, (~walks.unmoved()).float())
-            self.model.transition.wall_scale.copy_(s.flatten(0, 1).std(dim=0))
+            self._walls().wall_scale.copy_(s.flatten(0, 1).std(dim=0))
         self.model.transition.walls = True
 
 

@@ -182,8 +182,10 @@ class LabyrinthTrainer(Trainer):
         rows = self._encoded_rows(rng)
         steps = stage.tau + stage.ahead
         first = int(rng.integers(self.walks.index.shape[1] - steps + 1))
-        q = [torch.take_along_dim(q[rows], self.walks.index[rows, first : first + steps, None], dim=1) for q in self._encoded()]
-        kl, _ = self.model.divergence(*q, self.walks.actions[rows, first : first + steps - 1], stage.tau, generator=generator)
+        mean, variance = (
+            torch.take_along_dim(q[rows], self.walks.index[rows, first : first + steps, None], dim=1) for q in self._encoded()
+        )
+        kl, _ = self.model.divergence(mean, variance, self.walks.actions[rows, first : first + steps - 1], stage.tau, generator=generator)
         return kl.mean()
 
     def stereo_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:

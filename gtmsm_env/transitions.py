@@ -123,7 +123,8 @@ class FirstPerson(nn.Module):
         if stops is not None:
             states, displacements = [], []
             for t in range(a.shape[-1]):
-                s, u = slide(s, *self(s, u, a[..., t]), stops)
+                moved, u = self(s, u, a[..., t])
+                s, u = slide(s, moved, u, stops)
                 states.append(s)
                 displacements.append(u)
             return torch.stack(states, dim=-2), torch.stack(displacements, dim=-2)

@@ -70,8 +70,8 @@ class Walk:
                 raise ValueError(f"A walk has {name} of shape {(*steps, *of_each)}, one a frame; given {tuple(part.shape)}.")
 
     def to(self, device: torch.device | str) -> Walk:
-        parts = (getattr(self, field.name) for field in fields(self))
-        return Walk(*(None if part is None else part.to(device) for part in parts))
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Walk(**{name: None if part is None else part.to(device) for name, part in parts.items()})
 
 
 def check_rewards(rewards: Tensor) -> None:
