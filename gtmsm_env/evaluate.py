@@ -394,7 +394,7 @@ EXPERIMENTS: dict[str, tuple[str, Any, Any, Any]] = {
     "image-navigation": (recipe.WORLD, judge, text, draw),
     "obstacle-grid": (recipe_obstacles.WORLD, evaluate_obstacles.judge, evaluate_obstacles.text, evaluate_obstacles.draw),
     **{
-        name: (agent.world, partial(evaluate_labyrinth.judge, agent), evaluate_labyrinth.text, evaluate_labyrinth.draw)
+        name: (agent.world, partial(evaluate_labyrinth.judge, name), evaluate_labyrinth.text, evaluate_labyrinth.draw)
         for name, agent in {**recipe_labyrinth.AGENTS, **recipe_labyrinth.JUDGED_ONLY}.items()
     },
 }

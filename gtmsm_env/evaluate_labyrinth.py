@@ -24,7 +24,7 @@ from gtmsm_env.model import GTMSM
 from gtmsm_env.networks import frames_to_x, x_to_frames
 from gtmsm_env.oracles import composed, nearest_view
 from gtmsm_env.perspective import relative
-from gtmsm_env.recipe_labyrinth import CAMERA, Agent, policy
+from gtmsm_env.recipe_labyrinth import AGENTS, CAMERA, JUDGED_ONLY, Agent, policy
 from gtmsm_env.report import named_table, plain
 from gtmsm_env.trials import mean_square, psnr, share, span_name, together
 from gtmsm_env.types import Walk, gaussian_log_prob, phi
@@ -251,9 +251,10 @@ def right_room_figures(right: Floats | None, entered: Flags | None) -> dict[str,
 
 
 def judge(
-    agent: Agent, model: GTMSM, episodes: int, seed: int = 0, images: str = "procedural", split: str = "test"
+    experiment: str, model: GTMSM, episodes: int, seed: int = 0, images: str = "procedural", split: str = "test"
 ) -> tuple[dict[str, Any], Measured, tuple[Trials, dict[str, Frames], Tensor]]:
     """All figures of a model in unseen rooms, what they were computed from, and the first rooms with what was imagined of them."""
+    agent = {**AGENTS, **JUDGED_ONLY}[experiment]
     assert model.world is not None
     parts: list[Measured] = []
     first: list[tuple[Trials, dict[str, Frames], Tensor]] = []
@@ -271,7 +272,7 @@ def judge(
             for name, values in measured.error.items()
         },
         "fidelity where seen": {
-            name: {"share of frames, %": float(100 * known.mean()), "PSNR": psnr(float(values[known].mean()))}
+            name: {"share of frames, %": float(100 * known.mean()), "PSNR": psnr(float(values[known].mean())) if known.any() else math.nan}
             for name, values in measured.error.items()
         },
         "right room": right_room_figures(measured.right_room, measured.entered),

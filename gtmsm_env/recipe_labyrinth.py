@@ -40,7 +40,9 @@ class Agent:
     horizon: int  # imagined as frames
     far: int  # imagined as poses
     spans: tuple[tuple[int, int], ...]  # imagined steps that are told apart, both ends included
-    rules: dict[str, Any] = field(default_factory=dict)  # of the worlds it is judged in, where these are not what was learned from
+    rules: dict[str, Any] = field(
+        default_factory=dict, hash=False
+    )  # of the worlds it is judged in, where these are not what was learned from
 
 
 WALKING = Agent("GTMSM-Labyrinth-v0", "walking", 240, 150, 150, 300, ((1, 16), (17, 100), (101, 150), (1, 150)))

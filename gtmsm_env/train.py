@@ -63,7 +63,7 @@ def experiment(world: str, size: str, images: str, seed: int, displacements: boo
             steps=agent.steps,
             stages=recipe_labyrinth.stages(size, agent),
             new_model=lambda: recipe_labyrinth.new_model(size, seed, agent),
-            figures=lambda model: evaluate_labyrinth.summary(evaluate_labyrinth.judge(agent, model, JUDGED)[0]),
+            figures=lambda model: evaluate_labyrinth.summary(evaluate_labyrinth.judge(world, model, JUDGED)[0]),
             displacements=agent is recipe_labyrinth.WALKING,
             trainer=recipe_labyrinth.LabyrinthTrainer,
             rules=recipe_labyrinth.RULES,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -70,7 +70,7 @@ class Walk:
                 raise ValueError(f"A walk has {name} of shape {(*steps, *of_each)}, one a frame; given {tuple(part.shape)}.")
 
     def to(self, device: torch.device | str) -> Walk:
-        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        parts: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         return Walk(**{name: None if part is None else part.to(device) for name, part in parts.items()})
 
 
