@@ -151,3 +151,11 @@ def test_principal_components_start_the_convolutional_pair_too() -> None:
         torch.testing.assert_close(conv[0](x), plain[0](x))
         torch.testing.assert_close(conv[1](conv[0](x)[0]), plain[1](plain[0](x)[0]))
         assert (conv[1](conv[0](x)[0]) - x).square().mean() < 0.6 * (x - x.mean(dim=0)).square().mean()
+
+
+def test_convolutions_see_grey_as_nothing() -> None:
+    """So that the zeros around a frame are no black rim."""
+    encoder, _ = convolutional()
+    grey = torch.full((1, *LARGER), 0.5)
+    corrected = encoder(grey)[0] - encoder.linear(grey.flatten(1))
+    torch.testing.assert_close(corrected, encoder.mlp(encoder.convolutions(torch.zeros(1, *LARGER)).flatten(1))[:, :5])
