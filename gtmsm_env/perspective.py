@@ -78,7 +78,7 @@ def sample(pictures: Tensor, column: Tensor, row: Tensor) -> Tensor:
 
 
 def in_parts(function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tuple[Tensor, ...]:
-    """A function of tensors (B, ...), which gives tensors (B, ...), a few rows at a time: what it writes on its way then stays in a cache."""
+    """A function of tensors (B, ...), which gives tensors (B, ...), a few rows at a time: what it writes on its way stays in a cache."""
     size = AT_ONCE if inputs[0].device.type == "cpu" else 64 * AT_ONCE
     parts = [function(*part) for part in zip(*(x.split(size) for x in inputs), strict=True)]
     return tuple(torch.cat(x) for x in zip(*parts, strict=True))

@@ -76,7 +76,11 @@ class ProjectedViews(nn.Module):
             x.flatten(0, 1) for x in (views[row, queries], poses[row, queries], sources, row[..., None].expand_as(sources))
         )
         (p,) = in_parts(
-            lambda view, pose, which, rows: (self.stereo(view, pose, views[rows, which], poses[rows, which]).exp(),), view, pose, which, rows
+            lambda view, pose, which, rows: (self.stereo(view, pose, views[rows, which], poses[rows, which]).exp(),),
+            view,
+            pose,
+            which,
+            rows,
         )
         return floor_plan(self.camera, poses[row, queries], p.unflatten(0, queries.shape), used[row, queries])
 
