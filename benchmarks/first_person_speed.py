@@ -77,7 +77,7 @@ def python_of(peer: Installed, folder: Path) -> Path:
     if not stamp.exists() or stamp.read_text() != wanted:
         print(f"installing {peer.requirements[0]} into {folder}, once", file=sys.stderr, flush=True)
         venv.create(folder, with_pip=True, clear=True)
-        pip = [python, "-m", "pip", "install", "-qq", "--no-input", "--disable-pip-version-check", "--prefer-binary"]
+        pip = [str(python), "-m", "pip", "install", "-qq", "--no-input", "--disable-pip-version-check", "--prefer-binary"]
         done = subprocess.run([*pip, *peer.requirements], capture_output=True, text=True)
         if done.returncode:
             raise UnavailableError(f"pip install failed: {last_line(done.stderr)}")
@@ -221,8 +221,8 @@ def main() -> None:
         speeds, more = in_turns(measures | peers, args.rounds, args.seconds)
         unavailable |= more
     finally:
-        for peer in peers.values():
-            peer.close()
+        for running in peers.values():
+            running.close()
         os.sched_setaffinity(0, mine)
 
     middle = {name: median(values) for name, values in speeds.items()}
@@ -234,15 +234,13 @@ def main() -> None:
     print(table(["32 x 32, one core", "frames/s", "rounds", f"times {MINIWORLD}", f"times {MEMORY_MAZE}"], rows, digits=1))
     for name, reason in unavailable.items():
         print(f"{name} cannot run here: {reason}")
-    bars = [
-        {"what": what, "times": peer, "bar": bar, "is": middle[what] / middle[peer]} for (what, peer), bar in BARS.items() if peer in middle
-    ]
-    for of in bars:
-        print(
-            f"{of['what']}: {of['is']:.1f} times {of['times']}'s; the bar is {of['bar']}: {'held' if of['is'] >= of['bar'] else 'MISSED'}"
-        )
+    times = {(what, peer): middle[what] / middle[peer] for what, peer in BARS if peer in middle}
+    for (what, peer), ratio in times.items():
+        bar = BARS[what, peer]
+        print(f"{what}: {ratio:.1f} times {peer}'s; the bar is {bar}: {'held' if ratio >= bar else 'MISSED'}")
     print(f"a walk of {args.steps} frames is recalled in {recalled[VIEWS]:.2f} s, once")
     if args.json:
+        bars = [{"what": what, "times": peer, "bar": BARS[what, peer], "is": ratio} for (what, peer), ratio in times.items()]
         figures = {"frames_a_second": speeds, "median": middle, "unavailable": unavailable, "bars": bars}
         write_json(args.json, figures | {"recall_seconds": recalled, "models": called, "rows": args.rows, "steps": args.steps}, args.seed)
 
