@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gtmsm_env.perspective import FARTHEST, NEAREST, Camera, relative, sample
+from gtmsm_env.perspective import FARTHEST, NEAREST, Camera, in_parts, relative, sample
 
 CELL, REACH = 0.08, 12.8  # units: of the lattice, and how far it extends from the start
 CELLS = round(2 * REACH / CELL)
@@ -42,7 +42,7 @@ class Stereo(nn.Module):
         """view (E, C, H, W) from pose (E, 3), sources (E, J, C, H, W) from (E, J, 3) -> (E, W, D)."""
         with torch.no_grad():  # nothing before the network learns
             features = self.features(view, *self.sweep(view, relative(pose[:, None], source_poses), sources))
-        logits: Tensor = self.net(features)[:, 0]
+        logits: Tensor = self.net(features.contiguous(memory_format=torch.channels_last))[:, 0]  # which convolutions are faster on
         return logits.log_softmax(dim=-1)
 
     def sweep(self, view: Tensor, seen_from: Tensor, sources: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -201,7 +201,8 @@ class Sight(nn.Module):
         share = stands / (stands + free + 0.3)
         passed = (1 - share.clamp(max=0.97)).log().cumsum(dim=-1)  # log P(nothing stands so far)
         features = torch.stack([stands.log1p(), free.log1p(), 4 * share, passed / 3, (1 / depth - 2).expand_as(share)], dim=2)
-        logits: Tensor = self.net(features.flatten(0, 1))[:, 0]
+        features = features.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        (logits,) = in_parts(lambda part: (self.net(part)[:, 0],), features)
         return logits.log_softmax(dim=-1).unflatten(0, s.shape[:2])
 
     def depth(self, plan: Tensor, s: Tensor) -> Tensor:

@@ -8,12 +8,14 @@ heading); depth is measured along the direction of view; all in the unit of the 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 NEAREST, FARTHEST = 0.2, 8.0  # depths that are told apart
+AT_ONCE = 8  # poses or views that a core works on: what they take in between is a few megabytes
 
 
 class Camera(nn.Module):
@@ -55,8 +57,8 @@ class Camera(nn.Module):
 
     def outside(self, column: Tensor, row: Tensor) -> Tensor:
         """By how many pixels a point lies outside the frame, (*B); 0 inside."""
-        last = self.size - 1
-        return torch.stack([-column, column - last, -row, row - last]).amax(dim=0).clamp(min=0)
+        middle = self.size / 2 - 0.5
+        return (torch.maximum((column - middle).abs(), (row - middle).abs()) - middle).clamp(min=0)
 
 
 def relative(pose: Tensor, to: Tensor) -> Tensor:
@@ -73,6 +75,13 @@ def sample(pictures: Tensor, column: Tensor, row: Tensor) -> Tensor:
     pictures, grid = pictures.reshape(-1, *pictures.shape[-3:]), grid.reshape(-1, *grid.shape[-3:])
     found = F.grid_sample(pictures, grid, padding_mode="border", align_corners=True)
     return found.reshape(*column.shape[:-2], *found.shape[1:])
+
+
+def in_parts(function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tuple[Tensor, ...]:
+    """A function of tensors (B, ...), which gives tensors (B, ...), a few rows at a time: what it writes on its way stays in a cache."""
+    size = AT_ONCE if inputs[0].device.type == "cpu" else 64 * AT_ONCE
+    parts = [function(*part) for part in zip(*(x.split(size) for x in inputs), strict=True)]
+    return tuple(torch.cat(x) for x in zip(*parts, strict=True))
 
 
 def covering(camera: Camera, poses: Tensor, usable: Tensor, s: Tensor, K: int) -> Tensor:

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from gtmsm_env.floorplan import Sight, Stereo, blocked, cell_of, floor_plan
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.networks import frames_to_x, mlp
-from gtmsm_env.perspective import Camera, covering, relative, sample
+from gtmsm_env.perspective import Camera, covering, in_parts, relative, sample
 from gtmsm_env.types import GaussianMixture
 
 EVERY = 2  # of a memory's entries, those whose depth is found: neighbours in time say much the same
-CHUNK = 64  # entries whose depth is found at once: their comparisons fill memory
 
 
 class ProjectedViews(nn.Module):
@@ -81,11 +80,14 @@ class ProjectedViews(nn.Module):
         view, pose, which, rows = (
             x.flatten(0, 1) for x in (views[row, queries], poses[row, queries], sources, row[..., None].expand_as(sources))
         )
-        found = [
-            self.stereo(view, pose, views[rows, which], poses[rows, which]).exp()
-            for view, pose, which, rows in zip(*(x.split(CHUNK) for x in (view, pose, which, rows)), strict=True)
-        ]
-        return floor_plan(self.camera, poses[row, queries], torch.cat(found).unflatten(0, queries.shape), used[row, queries])
+        (p,) = in_parts(
+            lambda view, pose, which, rows: (self.stereo(view, pose, views[rows, which], poses[rows, which]).exp(),),
+            view,
+            pose,
+            which,
+            rows,
+        )
+        return floor_plan(self.camera, poses[row, queries], p.unflatten(0, queries.shape), used[row, queries])
 
     def sources_of(self, poses: Tensor, used: Tensor, queries: Tensor, J: int | None = None) -> Tensor:
         """The J entries that cover most of some entries (M, Q), these left out: (M, Q, J)."""
@@ -99,44 +101,51 @@ class ProjectedViews(nn.Module):
         """s (*M, *Q, 3) in a recalled memory -> canvas (*M, *Q, C, H, W), and what `variance` reads."""
         lead = s.shape[:-1]
         values = (memory.s_mean, memory.used, memory.values["view"], memory.values["depth"], memory.facts["plan"], s)
-        poses, used, views, depth, plan, s = (flat(memory, x) for x in values)
+        poses, used, views, view_depth, plan, s = (flat(memory, x) for x in values)
         s = s.reshape(len(s), -1, 3)  # (M, Q, 3)
-        which = covering(self.camera, poses, used[:, None], s, self.K)  # (M, Q, K)
-        row = torch.arange(len(s), device=s.device)[:, None, None]
-        seen_from = relative(s[:, :, None], poses[row, which])
-        canvas, laid = self.blend(views[row, which], seen_from, depth[row, which], self.sight.depth(plan, s))
+        which = covering(self.camera, poses, used[:, None], s, self.K).flatten(0, 1)  # (B, K)
+        row = torch.arange(len(s), device=s.device).repeat_interleave(s.shape[1])[:, None]  # (B, 1)
+        depth = self.sight.depth(plan, s)
+
+        def blend(s: Tensor, depth: Tensor, row: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
+            return self.blend(views[row, which], relative(s[:, None], poses[row, which]), view_depth[row, which], depth)
+
+        canvas, laid = in_parts(blend, s.flatten(0, 1), depth.flatten(0, 1), row, which)
         return canvas.reshape(*lead, *canvas.shape[-3:]), laid.reshape(*lead, *laid.shape[-3:])
 
     def blend(self, views: Tensor, seen_from: Tensor, view_depth: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
-        """Views (M, Q, K, C, H, W), the imagined pose seen from theirs (M, Q, K, 3), their depth (M, Q, K, W) and its own (M, Q, W).
+        """Views (B, K, C, H, W), imagined poses seen from theirs (B, K, 3), their depth (B, K, W) and that of the poses (B, W).
 
-        Returns the canvas (M, Q, C, H, W), and (M, Q, C + 5, H, W) what was blended and how sure that is.
+        Returns the canvas (B, C, H, W), and (B, C + 5, H, W) what was blended and how sure that is.
         """
         camera = self.camera
-        depth = torch.minimum(depth[..., None, :], camera.ground[:, None])[:, :, None]  # (M, Q, 1, H, W) of every pixel
+        depth = torch.minimum(depth[:, None], camera.ground[:, None])[:, None]  # (B, 1, H, W) of every pixel
         up = camera.height + camera.slope[:, None] * depth
-        ahead, left = camera.seen_from(seen_from[..., None, None, :], camera.aside, depth)  # (M, Q, K, H, W)
+        ahead, left = camera.seen_from(seen_from[..., None, None, :], camera.aside, depth)  # (B, K, H, W)
         column, row = camera.pixels(ahead, left, up)
-        seen = sample(views, column, row)  # (M, Q, K, C, H, W)
+        seen = sample(views, column, row)  # (B, K, C, H, W)
         front, outside = (ahead > 0.1).float(), camera.outside(column, row)
         inside = front * (outside < 0.5)
         nearest = (column + 0.5).long().clamp(0, camera.size - 1)
-        hidden = ((ahead - view_depth[..., None, :].expand_as(ahead).take_along_dim(nearest, -1)) / ahead.clamp(min=0.3)).clamp(-1, 1)
+        behind = view_depth[:, :, None].expand_as(ahead).gather(-1, nearest)
+        hidden = ((ahead - behind) / ahead.clamp(min=0.3)).clamp(-1, 1)
         size = (ahead.clamp(min=0.1) / depth).log().clamp(-2, 2)
         away = seen_from[..., :2].norm(dim=-1)[..., None, None].expand_as(ahead)
-        mean = (inside[..., None, :, :] * seen).sum(dim=2, keepdim=True) / inside.sum(dim=2)[:, :, None, None].clamp(min=1)
-        unlike = (seen - mean).abs().mean(dim=-3)
+        count = inside.sum(dim=1)
+        mean = (inside[:, :, None] * seen).sum(dim=1) / count[:, None].clamp(min=1)
+        unlike = (seen - mean[:, None]).abs().mean(dim=2)
         between = [8 * (c - c.round()).square() for c in (column, row)]  # how far from the middle of a pixel
         told = [front, outside.clamp(max=3), inside, hidden, hidden.clamp(min=0), away, size, size.abs(), *between, 4 * unlike]
-        logit = self.weigh(torch.stack(told, dim=-1)).squeeze(-1) - 20 * (1 - front) - 2 * outside.clamp(max=8)
-        weight = logit.softmax(dim=2)[..., None, :, :]
-        blended = (weight * seen).sum(dim=2)  # (M, Q, C, H, W)
-        spread = (weight * (seen - blended[:, :, None]).abs()).sum(dim=2).mean(dim=-3)
-        sure, count = torch.logsumexp(logit, dim=2) / 4, inside.sum(dim=2) / self.K
-        depth = depth[:, :, 0]
+        logit = self.weigh(torch.stack(told).flatten(1).t()).reshape(ahead.shape) - 20 * (1 - front) - 2 * outside.clamp(max=8)
+        log_weight = logit.log_softmax(dim=1)
+        weight = log_weight.exp()[:, :, None]
+        blended = (weight * seen).sum(dim=1)  # (B, C, H, W)
+        spread = (weight * (seen - blended[:, None]).abs()).sum(dim=1).mean(dim=1)
+        sure = (logit - log_weight)[:, 0] / 4  # the log of what the weights were divided by
+        depth = depth[:, 0]
         slope = camera.slope[:, None].expand_as(depth)
-        laid = torch.cat([blended - 0.5, torch.stack([4 * spread, sure, 0.25 / depth, slope, count], dim=2)], dim=2)
-        return blended + self.mend(laid.flatten(0, 1)).reshape(blended.shape), laid
+        laid = torch.cat([blended - 0.5, torch.stack([4 * spread, sure, 0.25 / depth, slope, count / self.K], dim=1)], dim=1)
+        return blended + self.mend(laid.contiguous(memory_format=torch.channels_last)), laid
 
     def variance(self, laid: Tensor) -> Tensor:
         """v(s, M): how far z may lie from the encoding of the canvas, (*B, d)."""
