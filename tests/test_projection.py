@@ -11,7 +11,7 @@ import torch
 from rooms import KnownRoom, psnr
 from torch import Tensor
 
-from gtmsm_env import projection
+from gtmsm_env import perspective
 from gtmsm_env.floorplan import CELL, CELLS, REACH, blocked, floor_plan
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.networks import frames_to_x
@@ -50,6 +50,12 @@ def queries(*shape: int, seed: int = 5) -> Tensor:
 
 
 # ---------------------------------------------------------------- what a memory implies
+
+
+def blend(projected: ProjectedViews, views: Tensor, seen_from: Tensor, view_depth: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
+    """Of memories and queries (M, Q, ...)."""
+    canvas, laid = projected.blend(*(x.flatten(0, 1) for x in (views, seen_from, view_depth, depth)))
+    return canvas.unflatten(0, views.shape[:2]), laid.unflatten(0, views.shape[:2])
 
 
 def test_a_memory_is_recalled_as_its_parts_say() -> None:
@@ -92,7 +98,7 @@ def test_memories_are_recalled_as_each_alone(batch: tuple[int, ...]) -> None:
 def test_depths_are_found_in_chunks_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     projected, memory = views_prior(), walked((2,))
     whole = projected.recall(memory).facts["plan"]
-    monkeypatch.setattr(projection, "CHUNK", 3)
+    monkeypatch.setattr(perspective, "AT_ONCE", 3)
     torch.testing.assert_close(projected.recall(memory).facts["plan"], whole)
 
 
@@ -189,7 +195,7 @@ def test_a_canvas_is_blended_as_by_loops() -> None:
         torch.rand(2, 2, K, SIZE, generator=g) * 4,
         torch.rand(2, 2, SIZE, generator=g) * 4 + 0.3,
     )
-    canvas, laid = projected.blend(views, relative(s[:, :, None], poses), view_depth, depth)
+    canvas, laid = blend(projected, views, relative(s[:, :, None], poses), view_depth, depth)
     assert canvas.shape == (2, 2, 3, SIZE, SIZE)
     for at in itertools.product(range(2), range(2)):
         blended, expected = slow_canvas(projected, views[at], poses[at], view_depth[at], s[at], depth[at])
@@ -206,7 +212,7 @@ def test_a_state_is_shown_by_the_views_that_cover_most_of_it() -> None:
     which = covering(projected.camera, memory.s_mean[None], memory.used[None, None], s[None], K)[0]
     depth = projected.sight.depth(memory.facts["plan"][None], s[None])
     view, known = memory.values["view"][which][None], memory.values["depth"][which][None]
-    expected = projected.blend(view, relative(s[:, None], memory.s_mean[which])[None], known, depth)
+    expected = blend(projected, view, relative(s[:, None], memory.s_mean[which])[None], known, depth)
     torch.testing.assert_close((canvas[None], laid[None]), expected)
 
 
@@ -221,7 +227,7 @@ def test_a_view_seen_from_its_own_place_needs_no_depth(turn: float) -> None:
     view, pose = torch.rand(1, 1, 1, 3, SIZE, SIZE, generator=g), queries(1, 1, 1)
     s = pose[:, :, 0] + torch.tensor([0, 0, turn])
     near, far = (
-        projected.blend(view, relative(s[:, :, None], pose), torch.full((1, 1, 1, SIZE), 2.0), torch.full((1, 1, SIZE), depth))
+        blend(projected, view, relative(s[:, :, None], pose), torch.full((1, 1, 1, SIZE), 2.0), torch.full((1, 1, SIZE), depth))
         for depth in (0.7, 5.0)
     )
     shown = (near[1][:, :, -1:] > 0).expand(1, 1, 3, -1, -1)
@@ -253,14 +259,14 @@ def test_canvases_of_true_depths_are_what_is_seen_there() -> None:
     seen_from = relative(s[:, None], memory[which])[None]
 
     def canvas(scale: float) -> Tensor:
-        return projected.blend(views[which][None], seen_from, depth[which][None], scale * room.depths(s)[None])[0][0]
+        return blend(projected, views[which][None], seen_from, depth[which][None], scale * room.depths(s)[None])[0][0]
 
     copied = psnr(views[which[:, 0]], truth)
     true = psnr(canvas(1.0), truth)
     assert true > copied + 4
     assert true > psnr(canvas(1.3), truth) + 1
     assert true > psnr(canvas(0.7), truth) + 1
-    mirrored = projected.blend(views[which][None], seen_from * torch.tensor([1, -1, 1]), depth[which][None], room.depths(s)[None])[0][0]
+    mirrored = blend(projected, views[which][None], seen_from * torch.tensor([1, -1, 1]), depth[which][None], room.depths(s)[None])[0][0]
     assert true > psnr(mirrored, truth) + 3
 
 
