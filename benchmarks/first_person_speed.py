@@ -211,13 +211,13 @@ def main() -> None:
         measures[OWN_WORLD] = simulated(envs, rng)
         unavailable = {}
         for name in args.peers:
-            peer = PEERS[name]
+            package = PEERS[name]
             try:
-                python = python_of(peer, args.cache / name)
+                python = python_of(package, args.cache / name)
             except UnavailableError as error:
                 unavailable[name] = str(error)
                 continue
-            peers[name] = Peer(python, Path(__file__).parent / "peers" / peer.program, peer.variables)
+            peers[name] = Peer(python, Path(__file__).parent / "peers" / package.program, package.variables)
         speeds, more = in_turns(measures | peers, args.rounds, args.seconds)
         unavailable |= more
     finally:
