@@ -17,7 +17,7 @@ import tqdm
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from gtmsm_env import recipe, recipe_labyrinth, recipe_obstacles, train
+from gtmsm_env import recipe, recipe_labyrinth, train
 from gtmsm_env.__main__ import parser
 from gtmsm_env.checkpoint import CheckpointError, load_checkpoint
 from gtmsm_env.data import Walks, concatenate, distinct, record, record_walks
@@ -426,7 +426,7 @@ def test_nothing_to_resume_is_said(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_cards_of_shipped_models_say_how_they_were_made(name: str) -> None:
     card = load_checkpoint(PRETRAINED / name)[1]["card"]
     assert card.keys() >= {"command", "versions", "seconds", "seed", "walks", "figures"}
-    taught = recipe_obstacles.stages(displacements=False) if card["world"] == "obstacle-grid" else stages(card["size"])
+    taught = train.experiment(card["world"], card["size"], card["images"], card["seed"], displacements=False).stages
     assert card["stages"] == [asdict(stage) for stage in taught]
     assert "tmp" not in json.dumps(card)
 
