@@ -374,7 +374,9 @@ class GTMSM(nn.Module):
     def obstacle_states(self, memory: SpatialMemory) -> Tensor:
         """Where one memory of places, (P,) entries, knows obstacles: (O, n), to be drawn."""
         if self.projected is not None and "plan" in memory.facts:
-            return F.pad(standing(memory.facts["plan"]), (0, 1))
+            found = standing(memory.facts["plan"])
+            near = torch.cdist(found, memory.s_mean[:, :2]).amin(dim=1) < 2.5  # what lies farther is more often wrong than not
+            return F.pad(found[near], (0, 1))
         if self.obstacles is None or "obstacle" not in memory.facts:
             return memory.s_mean[:0]
         return self.obstacles.states(axes_of(self.transition.W_a))[memory.facts["obstacle"].flatten()]
