@@ -108,6 +108,12 @@ class GTMSM(nn.Module):
                 f"{{'field_of_view': ..., 'height': ..., 'ceiling': ...}}; given law={law!r}, state_size={state_size}, prior={prior!r}, "
                 f"camera={camera}."
             )
+        if learned_metric and prior != "combined":
+            raise ValueError(f"A metric is learned for the prior 'combined' alone; given learned_metric=True with prior={prior!r}.")
+        if first_person and (frame_shape[0] != frame_shape[1] or frame_shape[0] % 8):
+            raise ValueError(
+                f"In first person frames are square, of 8, 16, 24, ... pixels a side, which are halved three times; given {frame_shape}."
+            )
         if landmarks < 0 or (landmarks and (state_size != 2 or reach < 1)):
             raise ValueError(
                 "Landmarks are counted, and obstacles kept on a lattice in the plane around the start: landmarks of 0 or more, and with "

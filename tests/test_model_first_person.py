@@ -87,12 +87,15 @@ def close(a: Belief, b: Belief, atol: float = 1e-4) -> None:
             "there the prior 'views' alone is told its camera.*law='walls'",
         ),
         ({"camera": CAMERA}, "'views' alone is told its camera.*prior='combined', camera={'field_of_view': 90.0"),
+        ({"prior": "views", "camera": CAMERA, "learned_metric": True}, "the prior 'combined' alone.*with prior='views'"),
+        ({"frame_shape": (16, 24, 3)}, r"frames are square.*given \(16, 24, 3\)"),
+        ({"frame_shape": (12, 12, 3)}, r"of 8, 16, 24, \.\.\. pixels a side.*given \(12, 12, 3\)"),
         ({"landmarks": 4}, "some state_size=2.*given landmarks=4, state_size=3"),
     ],
 )
 def test_arguments_that_do_not_go_together(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"(?s){message}"):
-        GTMSM(FRAME, 5, **{"law": "walking", "prior": "combined", **SMALL, **given})
+        GTMSM(**{"frame_shape": FRAME, "num_actions": 5, "law": "walking", "prior": "combined", **SMALL, **given})
 
 
 def test_states_in_first_person_need_three_numbers_of_their_law() -> None:

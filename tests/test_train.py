@@ -427,6 +427,7 @@ def test_cards_of_shipped_models_say_how_they_were_made(name: str) -> None:
     card = load_checkpoint(PRETRAINED / name)[1]["card"]
     assert card.keys() >= {"command", "versions", "seconds", "seed", "walks", "figures"}
     taught = train.experiment(card["world"], card["size"], card["images"], card["seed"], displacements=False).stages
+    taught = stages(card["size"]) if card["world"] == "image-navigation" else taught  # whose own are made short here
     assert card["stages"] == [asdict(stage) for stage in taught]
     assert "tmp" not in json.dumps(card)
 
