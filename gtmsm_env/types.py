@@ -70,8 +70,9 @@ class Walk:
                 raise ValueError(f"A walk has {name} of shape {(*steps, *of_each)}, one a frame; given {tuple(part.shape)}.")
 
     def to(self, device: torch.device | str) -> Walk:
-        parts: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Walk(**{name: None if part is None else part.to(device) for name, part in parts.items()})
+        parts = ((field.name, getattr(self, field.name)) for field in fields(self))
+        moved: dict[str, Any] = {name: None if part is None else part.to(device) for name, part in parts}
+        return Walk(**moved)
 
 
 def check_rewards(rewards: Tensor) -> None:
