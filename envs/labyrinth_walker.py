@@ -37,10 +37,8 @@ class Scavenger:
     """
 
     def __init__(self, world: Any, generator: np.random.Generator | Sequence[np.random.Generator], whims: float = 0.0) -> None:
-        self._scalar = not isinstance(world, VectorEnv)
-        self.world: LabyrinthVectorEnv = world.unwrapped.batch_of_one if self._scalar else world.unwrapped
+        self._scalar, self.world, self._generators = rows_of(world, generator)
         rows = self.world.num_envs
-        self._generators = one_a_row(generator, rows)
         self.whims = whims
         self._whim = np.zeros((2, rows), np.int64)  # which action, and for how many steps more
         self._way: list[list[Floats]] = [[]] * rows  # places to pass, the target last
@@ -143,12 +141,9 @@ class Turner:
     """
 
     def __init__(self, world: Any, generator: np.random.Generator | Sequence[np.random.Generator], whims: float = 0.0) -> None:
-        self._scalar = not isinstance(world, VectorEnv)
-        self.world: LabyrinthVectorEnv = world.unwrapped.batch_of_one if self._scalar else world.unwrapped
-        rows = self.world.num_envs
-        self._generators = one_a_row(generator, rows)
+        self._scalar, self.world, self._generators = rows_of(world, generator)
         self.whims = whims
-        self._turn = np.full(rows, LEFT)
+        self._turn = np.full(self.world.num_envs, LEFT)
 
     def __call__(self) -> Any:
         actions = self._turn
@@ -164,9 +159,14 @@ class Turner:
         return actions[0] if self._scalar else actions.copy()
 
 
-def one_a_row(generator: np.random.Generator | Sequence[np.random.Generator], rows: int) -> list[np.random.Generator]:
-    """The generator that each row draws from. Raises ValueError."""
+def rows_of(
+    world: Any, generator: np.random.Generator | Sequence[np.random.Generator]
+) -> tuple[bool, LabyrinthVectorEnv, list[np.random.Generator]]:
+    """Whether a labyrinth is alone, its rows, and the generator that each of them draws from. Raises ValueError."""
+    scalar = not isinstance(world, VectorEnv)
+    inner: LabyrinthVectorEnv = world.unwrapped.batch_of_one if scalar else world.unwrapped
+    rows = inner.num_envs
     generators = [generator] * rows if isinstance(generator, np.random.Generator) else list(generator)
     if len(generators) != rows:
         raise ValueError(f"one generator a row is needed, got {len(generators)} for {rows} rows; pass one for all rows or {rows}")
-    return generators
+    return scalar, inner, generators

@@ -126,7 +126,7 @@ def floor_plan(camera: Camera, poses: Tensor, p: Tensor, used: Tensor) -> Tensor
     plan = p.new_zeros(2, len(p) * CELLS * CELLS)
     for evidence, (weight, far) in enumerate(((p, depth), (beyond, along))):
         x, y = camera.seen_from(poses[:, :, None, None], camera.aside[:, None], far)  # (M, N, W, D)
-        x, y = ((c / CELL + (CELLS - 1) / 2).clamp(0, CELLS - 1.001) for c in (x, y))
+        x, y = (on_lattice(c).clamp(0, CELLS - 1.001) for c in (x, y))
         left, below = x.floor(), y.floor()
         right_share, up_share = x - left, y - below
         memory = torch.arange(len(p), device=p.device)[:, None, None, None]
@@ -139,7 +139,17 @@ def floor_plan(camera: Camera, poses: Tensor, p: Tensor, used: Tensor) -> Tensor
 
 def read(plan: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """A plan (M, 2, CELLS, CELLS) at places x, y (M, a, b): (M, 2, a, b)."""
-    return sample(plan, *(c / CELL + (CELLS - 1) / 2 for c in (x, y)))
+    return sample(plan, on_lattice(x), on_lattice(y))
+
+
+def on_lattice(place: Tensor) -> Tensor:
+    """Which column or row of the lattice a coordinate in units falls on, between the middles of cells."""
+    return place / CELL + (CELLS - 1) / 2
+
+
+def share_standing(stands: Tensor, free: Tensor) -> Tensor:
+    """What share of the evidence says that something stands; small where there is little of either."""
+    return stands / (stands + free + 0.3)
 
 
 def blocked(plan: Tensor, places: Tensor, used: Tensor) -> Tensor:
@@ -152,8 +162,7 @@ def blocked(plan: Tensor, places: Tensor, used: Tensor) -> Tensor:
 
 def something(plan: Tensor) -> Tensor:
     """Which cells of plans (*M, 2, CELLS, CELLS) something stands in, (*M, CELLS, CELLS) bool."""
-    stands, free = plan.unbind(dim=-3)
-    return stands / (stands + free + 0.3) > STANDS
+    return share_standing(*plan.unbind(dim=-3)) > STANDS
 
 
 def standing(plan: Tensor) -> Tensor:
@@ -179,7 +188,7 @@ def within(cells: Tensor, distance: float) -> Tensor:
 
 def cell_of(places: Tensor) -> Tensor:
     """Column and row of the cells of places (*B, 2), those at the edge for places beyond it: (*B, 2) int64."""
-    return (places / CELL + (CELLS - 1) / 2).round().long().clamp(0, CELLS - 1)
+    return on_lattice(places).round().long().clamp(0, CELLS - 1)
 
 
 class Sight(nn.Module):
@@ -198,7 +207,7 @@ class Sight(nn.Module):
         depth = depths(self.D, 0.15, s.device)
         x, y = self.camera.seen_from(s[:, :, None, None], self.camera.aside[:, None], depth)  # (M, Q, W, D)
         stands, free = read(plan, x.flatten(1, 2), y.flatten(1, 2)).unflatten(2, x.shape[1:3]).unbind(dim=1)
-        share = stands / (stands + free + 0.3)
+        share = share_standing(stands, free)
         passed = (1 - share.clamp(max=0.97)).log().cumsum(dim=-1)  # log P(nothing stands so far)
         features = torch.stack([stands.log1p(), free.log1p(), 4 * share, passed / 3, (1 / depth - 2).expand_as(share)], dim=2)
         features = features.flatten(0, 1).contiguous(memory_format=torch.channels_last)

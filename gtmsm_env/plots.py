@@ -112,22 +112,31 @@ def figure_2(
         colours_of_steps(upper, dots, [a, b, c])
         upper.legend(*b.get_legend_handles_labels(), loc="lower right", fontsize=8, handletextpad=0.2, borderaxespad=0.2)
 
-        strip = lower.subplots(2, len(horizons), gridspec_kw={"wspace": 0.06, "hspace": 0.06})
-        lower.suptitle("d  Frames seen and frames imagined from actions alone", x=0.008, ha="left", fontsize=10, fontweight="bold")
+        strip = frames_seen_and_imagined(
+            lower, true, imagined, horizons, "imagined step; framed in orange: places the walk has not visited"
+        )
         for column, horizon in zip(strip.T, horizons, strict=True):
-            for axes, frames in zip(column, (true, imagined), strict=True):
-                axes.imshow(frames[horizon - 1])
-                axes.set(xticks=[], yticks=[])
-                axes.grid(visible=False)
-                for spine in axes.spines.values():
-                    spine.set(
-                        visible=True, color="#555555" if visited[horizon - 1] else ORANGE, linewidth=0.8 if visited[horizon - 1] else 2.6
-                    )
-            column[0].set_title(f"{horizon}", fontsize=8, fontweight="normal", loc="center", pad=3)
-        strip[0, 0].set_ylabel("true", fontsize=9)
-        strip[1, 0].set_ylabel("imagined", fontsize=9)
-        lower.supxlabel("imagined step; framed in orange: places the walk has not visited", x=0.008, ha="left", fontsize=8, color="#555555")
+            for spine in (spine for axes in column for spine in axes.spines.values()):
+                spine.set(visible=True, color="#555555" if visited[horizon - 1] else ORANGE, linewidth=0.8 if visited[horizon - 1] else 2.6)
         save(figure, file)
+
+
+def frames_seen_and_imagined(
+    panel: Any, true: NDArray[np.uint8], imagined: NDArray[np.uint8], horizons: Sequence[int], below: str
+) -> NDArray[Any]:
+    """Panel d of figures 2 and 3: true frames (H, h, w, 3) over imagined ones, at some imagined steps. Returns the axes, (2, steps)."""
+    strip: NDArray[Any] = panel.subplots(2, len(horizons), gridspec_kw={"wspace": 0.06, "hspace": 0.06})
+    panel.suptitle("d  Frames seen and frames imagined from actions alone", x=0.008, ha="left", fontsize=10, fontweight="bold")
+    for column, horizon in zip(strip.T, horizons, strict=True):
+        for axes, frames in zip(column, (true, imagined), strict=True):
+            axes.imshow(frames[horizon - 1])
+            axes.set(xticks=[], yticks=[])
+            axes.grid(visible=False)
+        column[0].set_title(f"{horizon}", fontsize=8, fontweight="normal", loc="center", pad=3)
+    strip[0, 0].set_ylabel("true", fontsize=9)
+    strip[1, 0].set_ylabel("imagined", fontsize=9)
+    panel.supxlabel(below, x=0.008, ha="left", fontsize=8, color="#555555")
+    return strip
 
 
 def figure_3(
@@ -141,7 +150,7 @@ def figure_3(
     horizons: Sequence[int],
 ) -> None:
     """The paper's figure 3, of one walk. a: the room from above, with the agent where it stands at the last frame shown; b: where the agent
-    was, and was believed to be, while remembering and after; c: true and predicted frames.
+    was while remembering and after; c: where it was believed to be; d: true and predicted frames.
 
     picture: (S, S, 3); poses, states: (T, 3) true, seen from the start, and inferred; true, imagined: (H, h, w, 3)
     """
@@ -170,17 +179,7 @@ def figure_3(
             axes.tick_params(length=0)
             axes.set(xlabel="$s^1$", ylabel="$s^2$")
         upper.legend(*b.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
-        strip = lower.subplots(2, len(horizons), gridspec_kw={"wspace": 0.06, "hspace": 0.06})
-        lower.suptitle("d  Frames seen and frames imagined from actions alone", x=0.008, ha="left", fontsize=10, fontweight="bold")
-        for column, horizon in zip(strip.T, horizons, strict=True):
-            for axes, frames in zip(column, (true, imagined), strict=True):
-                axes.imshow(frames[horizon - 1])
-                axes.set(xticks=[], yticks=[])
-                axes.grid(visible=False)
-            column[0].set_title(f"{horizon}", fontsize=8, fontweight="normal", loc="center", pad=3)
-        strip[0, 0].set_ylabel("true", fontsize=9)
-        strip[1, 0].set_ylabel("imagined", fontsize=9)
-        lower.supxlabel("imagined step", x=0.008, ha="left", fontsize=8, color="#555555")
+        frames_seen_and_imagined(lower, true, imagined, horizons, "imagined step")
         save(figure, file)
 
 
