@@ -123,13 +123,12 @@ def film(make: Callable[..., VectorEnv[Any, Any, Any]], model: GTMSM, planner: P
     """World, dream and map side by side: first the exploring walk in time lapse, then every decision until the goal is reached."""
     with closing(Filmed(make(1, render_mode="rgb_array"))) as world:
         episode, pictures = play(world, model, planner.plan, walk_steps, seed), world.pictures
-    axes = model.axes
     states, count = episode.walked.s_mean[0], len(episode.walked)
     remembered, size = model.recall(episode.walked), len(pictures[0])
     for t in [*range(0, count, 6), count - 1]:
         seen = enlarge(model.decode(states[None, t : t + 1], remembered)[0, 0].numpy(), size // model.frame_shape[0])
         known = SpatialMemory(states[: t + 1], states[: t + 1], {}).distinct(WITHIN * model.step_length)
-        world_map = map_of_places(known, states[: t + 1], None, size, axes=axes)
+        world_map = map_of_places(known, states[: t + 1], None, size, axes=model.axes)
         panels = [pictures[t], seen, world_map]
         yield side_by_side(panels, [f"the world: exploring, step {t + 1} of {count}", "what it sees and remembers", "the map it infers"])
     path: list[Tensor] = []
@@ -141,7 +140,7 @@ def film(make: Callable[..., VectorEnv[Any, Any, Any]], model: GTMSM, planner: P
         asked = torch.stack([path[-1], goal, *([] if ahead is None else ahead)])
         dream = dream_panel(size, *model.decode(asked[None], memory)[0].numpy())
         stones = model.obstacle_states(memory[torch.tensor(0)])
-        world_map = map_of_places(memory, path, goal, size, plan=ahead, obstacles=stones, axes=axes)
+        world_map = map_of_places(memory, path, goal, size, plan=ahead, obstacles=stones, axes=model.axes)
         labels = [f"the world: {'arrived' if plan is None else 'on its way'}", "the dream", "places remembered, path believed, plan, goal"]
         scene = side_by_side([picture, dream, world_map], labels)
         yield from [scene] * (14 if len(path) == 1 or plan is None else 4)

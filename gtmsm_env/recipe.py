@@ -102,19 +102,23 @@ class Trainer:
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """The parameters that a stage's rates are for."""
         model, views = self.model, self.model.views
-        vae = [*model.encoder.named_parameters(), *model.decoder.named_parameters()]
         network = [] if views is None else [*views.mlp.parameters(), views.log_variance]
         geometry = [] if views is None else [p for p in views.parameters() if not any(p is q for q in network)]
         return {
             "moves": [model.transition.W_a],
             "walls": list(self._walls().g.parameters()),
-            "vae": [parameter for _, parameter in vae],
-            "heads": [parameter for name, parameter in vae if not name.startswith("linear")],
+            "vae": [*model.encoder.parameters(), *model.decoder.parameters()],
+            "heads": self._heads(),
             "geometry": geometry,
             "views": network,
             "landmarks": [] if model.landmarks is None else list(model.landmarks.parameters()),
             "obstacles": [] if model.obstacles is None else list(model.obstacles.parameters()),
         }
+
+    def _heads(self) -> list[nn.Parameter]:
+        """Of the VAE all but its linear paths, which are principal components and rest."""
+        vae = [*self.model.encoder.named_parameters(), *self.model.decoder.named_parameters()]
+        return [parameter for name, parameter in vae if not name.startswith("linear")]
 
     def optimizer(self) -> torch.optim.Adam:
         """Adam over the parts of this stage; all others need no gradient."""

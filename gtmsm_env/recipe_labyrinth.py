@@ -40,9 +40,8 @@ class Agent:
     horizon: int  # imagined as frames
     far: int  # imagined as poses
     spans: tuple[tuple[int, int], ...]  # imagined steps that are told apart, both ends included
-    rules: dict[str, Any] = field(
-        default_factory=dict, hash=False
-    )  # of the worlds it is judged in, where these are not what was learned from
+    # Of the worlds it is judged in, where these are not what was learned from.
+    rules: dict[str, Any] = field(default_factory=dict, hash=False)
 
 
 WALKING = Agent("GTMSM-Labyrinth-v0", "walking", 240, 150, 150, 300, ((1, 16), (17, 100), (101, 150), (1, 150)))
@@ -114,13 +113,7 @@ class LabyrinthTrainer(Trainer):
         parts: dict[str, list[nn.Parameter]] = {
             "law": [parameter for name, parameter in transition.named_parameters() if name != "beta"],
             "friction": [parameter for name, parameter in transition.named_parameters() if name == "beta"],
-            "vae": [*model.encoder.parameters(), *model.decoder.parameters()],
-            "heads": [
-                parameter
-                for part in (model.encoder, model.decoder)
-                for name, parameter in part.named_parameters()
-                if not name.startswith("linear")
-            ],
+            "heads": self._heads(),
             "prior": [] if model.combined is None else list(model.combined.parameters()),
         }
         if projected is not None:

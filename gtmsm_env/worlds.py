@@ -149,10 +149,9 @@ def places(model: GTMSM, memory: SpatialMemory, views: bool = False) -> SpatialM
 
 def tolerance(model: GTMSM, world: gym.Env[Any, Any] | VectorEnv[Any, Any, Any]) -> Tolerance:
     """How near a goal one must be in this world, and so in its dream: half a step, or what a first-person world says."""
-    inner: Any = world.unwrapped
     if model.transition.W_a.shape[0] != 3:
         return Tolerance(WITHIN * model.step_length)
-    inner = getattr(inner, "batch_of_one", inner)
+    inner: Any = getattr(world.unwrapped, "batch_of_one", world.unwrapped)
     return Tolerance(inner.goal_radius, inner.goal_angle)
 
 
