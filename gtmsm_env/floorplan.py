@@ -2,11 +2,14 @@
 
 Three steps, of which the first and the last learn. `Stereo` compares what a view shows along each of its columns with other views of the
 memory and says how deep its wall lies; `floor_plan` lays what all views say on one lattice over the floor, as evidence of something
-standing there and of nothing; `Sight` looks along the columns of any pose over that lattice and says how deep its walls lie. True depths
-are never read: a depth is right if other views look alike there.
+standing there and of nothing; `Sight` looks along the columns of any pose over that lattice and says how deep its walls lie. The first two
+are done twice: the second time each view knows the plan that all made together. True depths are never read: a depth is right if other
+views look alike there.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -19,38 +22,55 @@ CELLS = round(2 * REACH / CELL)
 RADIUS = 0.2  # units, of the agent, a disc
 STANDS = 0.25  # share of the evidence from which on something stands in a cell
 HEIGHTS = 8  # on a wall, at which views are compared
+TOLD = 5  # what a plan tells of each column and depth
 ALIKE = 0.5  # share of the views compared that count, those that agree best: the others may have something in between
 
 
-def depths(count: int, nearest: float = NEAREST, device: torch.device | None = None) -> Tensor:
-    """Depths from near to far, evenly spaced in their inverse, as their effect on a view is: (count,)"""
-    return 1 / torch.linspace(1 / nearest, 1 / FARTHEST, count, device=device)
+def depths(count: int, device: torch.device | None = None) -> Tensor:
+    """Depths from near to far, each farther than the one before by the same share: (count,)"""
+    return torch.linspace(math.log(NEAREST), math.log(FARTHEST), count, device=device).exp()
+
+
+def columns_net(inputs: int, hidden: int, dilations: tuple[int, ...]) -> nn.Sequential:
+    """Convolutions over columns and depths, (B, inputs, W, D) -> (B, 1, W, D)."""
+    layers: list[nn.Module] = []
+    for dilation in dilations:
+        layers += [nn.Conv2d(inputs, hidden, 3, padding=dilation, dilation=dilation), nn.SiLU()]
+        inputs = hidden
+    return nn.Sequential(*layers, nn.Conv2d(hidden, 1, 3, padding=1))
 
 
 class Stereo(nn.Module):
-    """log p(depth of a column | its view, other views), over D depths: the view's frame is swept through its sources plane by plane."""
+    """log p(depth of a column | its view, other views), over D depths: the view's frame is swept through its sources plane by plane.
 
-    def __init__(self, camera: Camera, D: int = 32, hidden: int = 24) -> None:
+    `forward` knows no more, `again` also what is `told` by the plan that all views made of their first answers.
+    """
+
+    def __init__(self, camera: Camera, D: int = 48, hidden: int = 24) -> None:
         super().__init__()
         self.camera, self.D = camera, D
-        layers: list[nn.Module] = []
-        for inputs, dilation in ((16, 1), (hidden, 1), (hidden, 2), (hidden, 1)):
-            layers += [nn.Conv2d(inputs, hidden, 3, padding=dilation, dilation=dilation), nn.SiLU()]
-        self.net = nn.Sequential(*layers, nn.Conv2d(hidden, 1, 3, padding=1))
+        self.net = columns_net(16, hidden, (1, 1, 2, 1))
+        self.second = columns_net(16 + TOLD, hidden, (1, 1, 2, 1))
 
-    def forward(self, view: Tensor, pose: Tensor, sources: Tensor, source_poses: Tensor) -> Tensor:
-        """view (E, C, H, W) from pose (E, 3), sources (E, J, C, H, W) from (E, J, 3) -> (E, W, D)."""
-        with torch.no_grad():  # nothing before the network learns
-            features = self.features(view, *self.sweep(view, relative(pose[:, None], source_poses), sources))
-        logits: Tensor = self.net(features.contiguous(memory_format=torch.channels_last))[:, 0]  # which convolutions are faster on
-        return logits.log_softmax(dim=-1)
+    def forward(self, features: Tensor) -> Tensor:
+        """Of features (E, 16, W, D): (E, W, D)."""
+        return log_softmax_of(self.net, features)
+
+    def again(self, features: Tensor, told: Tensor) -> Tensor:
+        """Of features (E, 16, W, D) and what `along` tells of the same columns (E, TOLD, W, D): (E, W, D)."""
+        return log_softmax_of(self.second, torch.cat([features, told], dim=1))
+
+    @torch.no_grad()
+    def compare(self, view: Tensor, pose: Tensor, sources: Tensor, source_poses: Tensor) -> Tensor:
+        """view (E, C, H, W) from pose (E, 3), sources (E, J, C, H, W) from (E, J, 3) -> features (E, 16, W, D). Nothing in them learns."""
+        return self.features(view, *self.sweep(view, relative(pose[:, None], source_poses), sources))
 
     def sweep(self, view: Tensor, seen_from: Tensor, sources: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """How unlike the sources are to the view, in its pose `seen_from` theirs (E, J, 3).
 
         Returns differences on walls at each depth (E, J, W, D), which of them are seen, the same of floor and ceiling (E, J, W, H).
         """
-        camera, depth = self.camera, depths(self.D, device=view.device)
+        camera, depth = self.camera, depths(self.D, view.device)
         up = torch.linspace(0.05, 0.95, HEIGHTS, device=view.device) * camera.ceiling
         column = torch.arange(camera.size, device=view.device).float()[:, None, None].expand(-1, self.D, HEIGHTS)
         row = camera.pixels(depth[:, None], depth.new_zeros(()), up)[1].expand_as(column)  # of the view itself, (W, D, heights)
@@ -69,7 +89,7 @@ class Stereo(nn.Module):
 
     def features(self, view: Tensor, walls: Tensor, seen: Tensor, ground: Tensor, ground_seen: Tensor) -> Tensor:
         """What the network sees of each column and depth: (E, 16, W, D)."""
-        camera, depth = self.camera, depths(self.D, device=view.device)
+        camera, depth = self.camera, depths(self.D, view.device)
         wall, count = best_half(walls, seen)
         free, _ = self.before(*best_half(ground, ground_seen))
         least = torch.where(seen, walls, torch.inf).amin(dim=1)
@@ -85,7 +105,7 @@ class Stereo(nn.Module):
 
     def before(self, ground: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
         """The mean difference (E, W, D) of those rows that show floor or ceiling before a wall at each depth, and how many are compared."""
-        depth = depths(self.D, device=ground.device)
+        depth = depths(self.D, ground.device)
         shown, compared = (self.camera.ground < depth[:, None]).float(), (count > 0).float()
         rows = compared @ shown.t()
         return ((ground * compared) @ shown.t()) / rows.clamp(min=1), rows
@@ -95,9 +115,15 @@ class Stereo(nn.Module):
         walls, seen, ground, ground_seen = self.sweep(view, relative(pose[:, None], source_poses), sources)
         wall, count = best_half(walls, seen)
         before, rows = self.before(*best_half(ground, ground_seen))
-        upright = (self.camera.ground >= depths(self.D, device=view.device)[:, None]).sum(dim=-1) * (count > 0)
+        upright = (self.camera.ground >= depths(self.D, view.device)[:, None]).sum(dim=-1) * (count > 0)
         compared = rows + upright
         return torch.where(compared > 0, (before * rows + wall * upright) / compared.clamp(min=1), 0.3)
+
+
+def log_softmax_of(net: nn.Sequential, features: Tensor) -> Tensor:
+    """log p over depths by a network of (B, C, W, D): (B, W, D)."""
+    logits: Tensor = net(features.contiguous(memory_format=torch.channels_last))[:, 0]  # which convolutions are faster on
+    return logits.log_softmax(dim=-1)
 
 
 def best_half(unlike: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,11 +141,11 @@ def floor_plan(camera: Camera, poses: Tensor, p: Tensor, used: Tensor) -> Tensor
 
     poses (M, N, 3); p (M, N, W, D) of each column's depth; used (M, N) bool. Returns (M, 2, CELLS, CELLS), rows along y, around the origin.
     """
-    depth = depths(p.shape[-1], device=p.device)
+    depth = depths(p.shape[-1], p.device)
     p = p * used[..., None, None]
     along = torch.arange(0.1, FARTHEST, CELL, device=p.device)
     beyond = p.flip(-1).cumsum(dim=-1).flip(-1) - p  # P(the wall lies farther)
-    place = (1 / NEAREST - 1 / along) / (1 / NEAREST - 1 / FARTHEST) * (p.shape[-1] - 1)
+    place = (along / NEAREST).log() / math.log(FARTHEST / NEAREST) * (p.shape[-1] - 1)
     place = place.clamp(0, p.shape[-1] - 1.001)
     low = place.floor().long()
     beyond = beyond[..., low] + (place - low) * (beyond[..., low + 1] - beyond[..., low])
@@ -191,32 +217,33 @@ def cell_of(places: Tensor) -> Tensor:
     return on_lattice(places).round().long().clamp(0, CELLS - 1)
 
 
+def along(camera: Camera, plan: Tensor, s: Tensor, D: int) -> Tensor:
+    """What a plan (M, 2, CELLS, CELLS) tells along the columns of poses s (M, Q, 3), at each of D depths: (M, Q, TOLD, W, D)."""
+    depth = depths(D, s.device)
+    x, y = camera.seen_from(s[:, :, None, None], camera.aside[:, None], depth)  # (M, Q, W, D)
+    stands, free = read(plan, x.flatten(1, 2), y.flatten(1, 2)).unflatten(2, x.shape[1:3]).unbind(dim=1)
+    share = share_standing(stands, free)
+    passed = (1 - share.clamp(max=0.97)).log().cumsum(dim=-1)  # log P(nothing stands so far)
+    return torch.stack([stands.log1p(), free.log1p(), 4 * share, passed / 3, (1 / depth - 2).expand_as(share)], dim=2)
+
+
 class Sight(nn.Module):
     """log p(depth of a column | floor plan), over D depths, at any pose."""
 
     def __init__(self, camera: Camera, D: int = 48, hidden: int = 16) -> None:
         super().__init__()
         self.camera, self.D = camera, D
-        layers: list[nn.Module] = []
-        for inputs, dilation in ((5, 1), (hidden, 1), (hidden, 2)):
-            layers += [nn.Conv2d(inputs, hidden, 3, padding=dilation, dilation=dilation), nn.SiLU()]
-        self.net = nn.Sequential(*layers, nn.Conv2d(hidden, 1, 3, padding=1))
+        self.net = columns_net(TOLD, hidden, (1, 1, 2))
 
     def forward(self, plan: Tensor, s: Tensor) -> Tensor:
         """plan (M, 2, CELLS, CELLS), s (M, Q, 3) -> (M, Q, W, D)."""
-        depth = depths(self.D, 0.15, s.device)
-        x, y = self.camera.seen_from(s[:, :, None, None], self.camera.aside[:, None], depth)  # (M, Q, W, D)
-        stands, free = read(plan, x.flatten(1, 2), y.flatten(1, 2)).unflatten(2, x.shape[1:3]).unbind(dim=1)
-        share = share_standing(stands, free)
-        passed = (1 - share.clamp(max=0.97)).log().cumsum(dim=-1)  # log P(nothing stands so far)
-        features = torch.stack([stands.log1p(), free.log1p(), 4 * share, passed / 3, (1 / depth - 2).expand_as(share)], dim=2)
-        features = features.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        (logits,) = in_parts(lambda part: (self.net(part)[:, 0],), features)
-        return logits.log_softmax(dim=-1).unflatten(0, s.shape[:2])
+        told = along(self.camera, plan, s, self.D).flatten(0, 1)
+        (log_p,) = in_parts(lambda part: (log_softmax_of(self.net, part),), told)
+        return log_p.unflatten(0, s.shape[:2])
 
     def depth(self, plan: Tensor, s: Tensor) -> Tensor:
         """The depth of each column, (M, Q, W): the mean of its inverse around the most probable."""
         log_p = self(plan, s)
         near = (torch.arange(self.D, device=s.device) - log_p.argmax(dim=-1, keepdim=True)).abs() <= 3
         p = torch.where(near, log_p, -torch.inf).softmax(dim=-1)
-        return 1 / (p / depths(self.D, 0.15, s.device)).sum(dim=-1)
+        return 1 / (p / depths(self.D, s.device)).sum(dim=-1)

@@ -55,6 +55,22 @@ class Decoder(nn.Module):
         return x.unflatten(-1, self.x_shape)
 
 
+class Residual(nn.Module):
+    """x + f(x), two convolutions; f starts at zero."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        first, last = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+        nn.init.zeros_(last.weight)
+        assert last.bias is not None
+        nn.init.zeros_(last.bias)
+        self.f = nn.Sequential(nn.GroupNorm(math.gcd(8, channels), channels), nn.SiLU(), first, nn.SiLU(), last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.f(x)
+        return x
+
+
 class ConvEncoder(nn.Module):
     """`Encoder` for larger frames: convolutions correct the linear path."""
 
@@ -64,7 +80,7 @@ class ConvEncoder(nn.Module):
         c, size = channels, x_shape[1] // 8
         layers: list[nn.Module] = []
         for inputs, outputs in ((x_shape[0], c), (c, 2 * c), (2 * c, 4 * c)):
-            layers += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), nn.SiLU()]
+            layers += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), Residual(outputs), nn.SiLU()]
         self.convolutions = nn.Sequential(*layers)
         self.mlp = mlp(4 * c * size**2, hidden, 2 * z_size)
         self.log_variance = nn.Parameter(torch.zeros(z_size))
@@ -86,14 +102,14 @@ class ConvDecoder(nn.Module):
         self.x_shape = x_shape
         self.linear = nn.Linear(z_size, math.prod(x_shape))
         c, self.size = channels, x_shape[1] // 8
-        self.mlp = nn.Sequential(nn.Linear(z_size, hidden), nn.SiLU(), nn.Linear(hidden, 4 * c * self.size**2), nn.SiLU())
+        self.mlp = nn.Sequential(nn.Linear(z_size, hidden), nn.SiLU(), nn.Linear(hidden, 4 * c * self.size**2))
         last = nn.ConvTranspose2d(c, x_shape[0], 4, stride=2, padding=1)
         nn.init.zeros_(last.weight)
         assert last.bias is not None
         nn.init.zeros_(last.bias)
-        layers: list[nn.Module] = []
+        layers: list[nn.Module] = [Residual(4 * c), nn.SiLU()]
         for inputs, outputs in ((4 * c, 2 * c), (2 * c, c)):
-            layers += [nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1), nn.SiLU()]
+            layers += [nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1), Residual(outputs), nn.SiLU()]
         self.convolutions = nn.Sequential(*layers, last)
 
     def forward(self, z: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gtmsm_env.floorplan import Sight, Stereo, blocked, cell_of, floor_plan
+from gtmsm_env.floorplan import Sight, Stereo, along, blocked, cell_of, floor_plan
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.networks import frames_to_x, mlp
 from gtmsm_env.perspective import Camera, covering, in_parts, relative, sample
@@ -74,20 +74,25 @@ class ProjectedViews(nn.Module):
 
     def plan_of(self, views: Tensor, poses: Tensor, used: Tensor) -> Tensor:
         """The floor plan that entries imply, by stereo of each `EVERY`th with those that cover most of it: (M, 2, CELLS, CELLS)."""
-        queries = torch.arange(0, poses.shape[1], EVERY, device=poses.device).expand(len(poses), -1)
-        row = torch.arange(len(poses), device=poses.device)[:, None]
-        sources = self.sources_of(poses, used, queries)  # (M, N, J)
-        view, pose, which, rows = (
-            x.flatten(0, 1) for x in (views[row, queries], poses[row, queries], sources, row[..., None].expand_as(sources))
-        )
-        (p,) = in_parts(
-            lambda view, pose, which, rows: (self.stereo(view, pose, views[rows, which], poses[rows, which]).exp(),),
-            view,
-            pose,
-            which,
-            rows,
-        )
-        return floor_plan(self.camera, poses[row, queries], p.unflatten(0, queries.shape), used[row, queries])
+        plans = []
+        for view, pose, known in zip(views.split(1), poses.split(1), used.split(1), strict=True):  # features of one memory fill enough
+            plan, features, index = self.first_plan(view, pose, known)
+            told = along(self.camera, plan, pose[:, index], self.stereo.D)[0]
+            (p,) = in_parts(lambda *part: (self.stereo.again(*part).exp(),), features, told)
+            plans.append(floor_plan(self.camera, pose[:, index], p[None], known[:, index]))
+        return torch.cat(plans)
+
+    def first_plan(self, views: Tensor, poses: Tensor, used: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of one memory, (1, N, ...) each: the plan by first answers, the features (E, 16, W, D) they are of, and of which entries (E,)."""
+        index = torch.arange(0, poses.shape[1], EVERY, device=poses.device)
+        sources = self.sources_of(poses, used, index[None])[0]  # (E, J)
+
+        def answer(view: Tensor, pose: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
+            features = self.stereo.compare(view, pose, views[0, which], poses[0, which])
+            return self.stereo(features).exp(), features
+
+        p, features = in_parts(answer, views[0, index], poses[0, index], sources)
+        return floor_plan(self.camera, poses[:, index], p[None], used[:, index]), features, index
 
     def sources_of(self, poses: Tensor, used: Tensor, queries: Tensor, J: int | None = None) -> Tensor:
         """The J entries that cover most of some entries (M, Q), these left out: (M, Q, J)."""

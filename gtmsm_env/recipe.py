@@ -95,6 +95,7 @@ class Trainer:
     stage: int = 0
     iteration: int = 0
     frames: ClassVar[int] = 512  # that the VAE sees in an iteration
+    half: ClassVar[bool] = False  # whether it computes in half precision meanwhile
     _encodings: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
     _to_places: Tensor | None = field(default=None, repr=False)
     _cells: tuple[Tensor, Tensor, Tensor, Tensor] | None = field(default=None, repr=False)
@@ -195,9 +196,11 @@ class Trainer:
     def vae_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         """The negative ELBO of single frames, with N(0, I) in the place of what the memory expects."""
         x = frames_to_x(self._crops(rng, self.frames))
-        mean, variance = self.model.encoder(x)
-        z = mean + variance.sqrt() * torch.empty_like(mean).normal_(generator=generator)
-        log_likelihood = gaussian_log_prob(x.flatten(1), self.model.decoder(z).flatten(1), x.new_tensor(self.model.sigma_x**2))
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
+            mean, variance = (q.float() for q in self.model.encoder(x))
+            z = mean + variance.sqrt() * torch.empty_like(mean).normal_(generator=generator)
+            shown = self.model.decoder(z).float()
+        log_likelihood = gaussian_log_prob(x.flatten(1), shown.flatten(1), x.new_tensor(self.model.sigma_x**2))
         kl = 0.5 * (mean.square() + variance - variance.log() - 1).sum(dim=-1)
         return (kl - log_likelihood).mean()
 

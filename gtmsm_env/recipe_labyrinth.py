@@ -15,6 +15,7 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
 
+from gtmsm_env.floorplan import along
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
 from gtmsm_env.networks import frames_to_x, set_principal_components
@@ -26,7 +27,7 @@ from gtmsm_env.types import gaussian_log_prob, phi
 RULES: dict[str, Any] = {}
 CAMERA = {"field_of_view": 90.0, "height": 0.6, "ceiling": 1.5}  # of these worlds
 WALKS, WHIMS = 1536, 0.05  # what is learned from; how often the walker does any one of the actions
-PLANNED = 768  # walks whose floor plans are found once, for the views to learn on; how sure they are takes an eighth of them
+PLANNED = {"again": 384, "views": 768, "doubt": 96}  # walks whose floor plans a stage finds once, and then learns on
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,12 @@ def stages(size: str, agent: Agent = WALKING) -> list[Stage]:
         return [
             Stage("law", 600, {"law": 1e-2, "friction": 0.1}, 12, falling=True, tau=32),
             *[Stage("law", 600, {"law": 3e-3, "friction": 0.2}, 16, falling=True, tau=48)] * 3,  # Adam forgets the large first gradients
-            Stage("vae", 24000, {"heads": 1e-3}, 70, falling=True),
+            Stage("vae", 12000, {"heads": 2e-3}, 250, falling=True),
             Stage("prior", 6000, {"prior": 1e-3}, 100, falling=True, tau=150, ahead=32),
         ]
     return [
-        Stage("stereo", 1000, {"stereo": 2e-3}, 300, falling=True, tau=150),
+        Stage("stereo", 1000, {"stereo": 2e-3}, 400, falling=True, tau=150),
+        Stage("again", 600, {"again": 2e-3}, 400, falling=True, tau=150),
         Stage("views", 8000, {"projection": 2e-3}, 250, falling=True, tau=150),
         Stage("doubt", 400, {"doubt": 1e-3}, 150, falling=True, tau=150),
     ]
@@ -104,7 +106,7 @@ def policy(world: VectorEnv[Any, Any, Any], generator: Any, whims: float = WHIMS
 class LabyrinthTrainer(Trainer):
     """`Trainer` of first-person worlds."""
 
-    frames = 64
+    frames, half = 128, True
     _plans: Tensor | None = field(default=None, repr=False)
     _states: Tensor | None = field(default=None, repr=False)
 
@@ -117,7 +119,7 @@ class LabyrinthTrainer(Trainer):
             "prior": [] if model.combined is None else list(model.combined.parameters()),
         }
         if projected is not None:
-            parts["stereo"] = list(projected.stereo.parameters())
+            parts["stereo"], parts["again"] = list(projected.stereo.net.parameters()), list(projected.stereo.second.parameters())
             parts["projection"] = [p for part in (projected.sight, projected.weigh, projected.mend) for p in part.parameters()]
             parts["doubt"] = [*projected.doubt.parameters(), projected.log_variance]
         return parts
@@ -129,6 +131,7 @@ class LabyrinthTrainer(Trainer):
             "vae": self.vae_loss,
             "prior": self.prior_loss,
             "stereo": self.stereo_loss,
+            "again": self.stereo_loss,
             "views": self.views_loss,
             "doubt": self.doubt_loss,
         }
@@ -138,7 +141,7 @@ class LabyrinthTrainer(Trainer):
         if self.stages[self.stage].name == "turns":
             self._find_turns()
         if self.stages[self.stage].name == "vae":
-            x = frames_to_x(self._crops(np.random.default_rng([self.seed, 0]), 20_000))
+            x = frames_to_x(super()._crops(np.random.default_rng([self.seed, 0]), 20_000))
             set_principal_components(self.model.encoder, self.model.decoder, x, self.model.sigma_x)
 
     def end(self) -> None:
@@ -186,7 +189,7 @@ class LabyrinthTrainer(Trainer):
     def stereo_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         """How unlike half of an entry's sources are at the depths that the other half tell: those must be right elsewhere too."""
         projected = self._projected()
-        rows = torch.from_numpy(rng.integers(len(self.walks), size=4))
+        rows = torch.from_numpy(rng.integers(min(PLANNED.get(stage.name, len(self.walks)), len(self.walks)), size=4))
         views, s = self._views(rows, stage.tau), self._inferred()[rows, : stage.tau]
         entries = torch.from_numpy(rng.integers(stage.tau, size=(4, 8)))
         sources = projected.sources_of(s, torch.ones(s.shape[:2], dtype=torch.bool), entries, 2 * projected.sources)
@@ -195,7 +198,12 @@ class LabyrinthTrainer(Trainer):
         seen, judged = (
             (views[row[..., None], x].flatten(0, 1), s[row[..., None], x].flatten(0, 1)) for x in (sources[..., ::2], sources[..., 1::2])
         )
-        log_p = projected.stereo(view, pose, *seen)
+        features = projected.stereo.compare(view, pose, *seen)
+        if stage.name == "stereo":
+            log_p = projected.stereo(features)
+        else:
+            told = along(projected.camera, self._planned(stage)[rows].float(), pose.unflatten(0, (4, 8)), projected.stereo.D)
+            log_p = projected.stereo.again(features, told.flatten(0, 1))
         with torch.no_grad():
             unlike = projected.stereo.unlike(view, pose, *judged)
         return 1000 * (log_p.exp() * unlike).sum(dim=-1).mean()
@@ -221,6 +229,11 @@ class LabyrinthTrainer(Trainer):
     @property
     def camera(self) -> Camera:
         return Camera(self.model.frame_shape[1], **CAMERA)
+
+    def _crops(self, rng: np.random.Generator, count: int) -> Tensor:
+        """Frames that walks have seen, mirrored or not and with their channels in any order: of rooms that might be too."""
+        frames = super()._crops(rng, count)[..., rng.permutation(3)]
+        return frames.flip(-2) if rng.random() < 0.5 else frames
 
     @torch.no_grad()
     def _find_turns(self) -> None:
@@ -253,25 +266,25 @@ class LabyrinthTrainer(Trainer):
         return self._states
 
     @torch.no_grad()
-    def _planned(self, tau: int) -> Tensor:
-        """Floor plans of the first walks, (PLANNED, 2, CELLS, CELLS) of half precision."""
+    def _planned(self, stage: Stage) -> Tensor:
+        """Floor plans of the first walks, (PLANNED[stage], 2, CELLS, CELLS) of half precision; for the stage `again` by first answers."""
         if self._plans is None:
             from tqdm import tqdm
 
             projected, plans = self._projected(), []
-            count = PLANNED if self.stages[self.stage].name == "views" else PLANNED // 8
-            for row in tqdm(range(min(count, len(self.walks))), desc="floor plans", leave=False):
+            for row in tqdm(range(min(PLANNED[stage.name], len(self.walks))), desc="floor plans", leave=False):
                 rows = torch.tensor([row])
-                views, s = self._views(rows, tau), self._inferred()[rows, :tau]
+                views, s = self._views(rows, stage.tau), self._inferred()[rows, : stage.tau]
                 used = torch.ones(s.shape[:2], dtype=torch.bool)
-                plans.append(projected.plan_of(views, s, used).half())
+                plan = projected.first_plan(views, s, used)[0] if stage.name == "again" else projected.plan_of(views, s, used)
+                plans.append(plan.half())
             self._plans = torch.cat(plans)
         return self._plans
 
     def _imagined(self, stage: Stage, rng: np.random.Generator, walks: int = 2, queries: int = 12) -> tuple[Tensor, Tensor, Tensor]:
         """Frames (R, Q, C, H, W) after the steps remembered, the canvas there, and what it was made of."""
         projected = self._projected()
-        plans = self._planned(stage.tau)
+        plans = self._planned(stage)
         rows = torch.from_numpy(rng.integers(len(plans), size=walks))
         at = torch.from_numpy(np.stack([rng.choice(np.arange(stage.tau, self.walks.index.shape[1]), queries, replace=False) for _ in rows]))
         views, s = self._views(rows, self.walks.index.shape[1]), self._inferred()[rows]

@@ -171,16 +171,21 @@ class Rotation(FirstPerson):
 class Walking(FirstPerson):
     """Equation 6: u_t = c * tanh(W_a a_t + sigmoid(beta) * u_{t-1} / c), with momentum, friction beta and saturation c, each learned.
 
-    The equation has u_{t-1} where this has u_{t-1} / c, which is the same where top speed is 1, and holds in every other unit too.
+    The equation has u_{t-1} where this has u_{t-1} / c, which is the same where top speed is 1, and holds in every other unit too. And
+    here u_{t-1} is turned back by rho of its own turn: momentum stays in the agent's frame for rho = 0, which is the paper's law and where
+    learning starts, and in the world's for rho = 1, as in DeepMind Lab.
     """
 
     def __init__(self, num_actions: int, sigma_s: float = 1e-3) -> None:
         super().__init__(num_actions, sigma_s)
         self.c = nn.Parameter(torch.full((3,), 0.3))
         self.beta = nn.Parameter(torch.zeros(3))
+        self.rho = nn.Parameter(torch.zeros(()))
 
     def displacement(self, u: Tensor, a: Tensor) -> Tensor:
-        return self.c * torch.tanh(self.W_a.t()[a] + torch.sigmoid(self.beta) * u / self.c)
+        push, kept = self.W_a.t()[a], torch.sigmoid(self.beta) / self.c
+        # What a move lacks must not bend the turn before it: no gradient.
+        return self.c * torch.tanh(push + kept * turned(u, -self.rho * u[..., 2].detach()))
 
 
 def turned(u: Tensor, heading: Tensor) -> Tensor:

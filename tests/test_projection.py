@@ -12,7 +12,7 @@ from rooms import KnownRoom, psnr
 from torch import Tensor
 
 from gtmsm_env import perspective
-from gtmsm_env.floorplan import CELL, CELLS, REACH, blocked, floor_plan
+from gtmsm_env.floorplan import CELL, CELLS, REACH, along, blocked, floor_plan
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.networks import frames_to_x
 from gtmsm_env.perspective import covering, relative
@@ -59,7 +59,9 @@ def blend(projected: ProjectedViews, views: Tensor, seen_from: Tensor, view_dept
 
 
 def test_a_memory_is_recalled_as_its_parts_say() -> None:
-    """Every second entry by stereo with those that cover most of it, itself left out; all of it on one plan; then every entry by sight."""
+    """Every second entry by stereo with those that cover most of it, itself left out; all of it on one plan; once more by who knows that
+    plan; then every entry by sight.
+    """
     projected, memory = views_prior(), walked(())
     recalled = projected.recall(memory)
     poses, views, used = memory.s_mean[None], frames_to_x(memory.values["frame"])[None], memory.used[None]
@@ -68,8 +70,12 @@ def test_a_memory_is_recalled_as_its_parts_say() -> None:
         others = torch.arange(7)[None, None] != entry
         which = covering(projected.camera, poses, others, poses[:, entry, None], 2)[0]
         assert entry not in which.tolist()
-        found.append(projected.stereo(views[:, entry], poses[:, entry], views[0, which], poses[0, which]).exp())
-    plan = floor_plan(projected.camera, poses[:, ::2], torch.stack(found, dim=1), used[:, ::2])
+        found.append(projected.stereo.compare(views[:, entry], poses[:, entry], views[0, which], poses[0, which]))
+    stereo = projected.stereo
+    first = floor_plan(projected.camera, poses[:, ::2], torch.stack([stereo(x).exp() for x in found], dim=1), used[:, ::2])
+    told = along(projected.camera, first, poses[:, ::2], stereo.D)
+    again = torch.stack([stereo.again(x, told[:, e]).exp() for e, x in enumerate(found)], dim=1)
+    plan = floor_plan(projected.camera, poses[:, ::2], again, used[:, ::2])
     torch.testing.assert_close(recalled.facts["plan"], plan[0], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(recalled.values["depth"], projected.sight.depth(plan, poses)[0], atol=1e-3, rtol=1e-3)
     assert torch.equal(recalled.values["view"], views[0])

@@ -169,6 +169,7 @@ def first_person(kind: type[FirstPerson], seed: int = 0) -> FirstPerson:
         if isinstance(transition, Walking):
             transition.c.copy_(torch.tensor([0.4, 0.9, 2.0]))
             transition.beta.normal_(generator=generator)
+            transition.rho.fill_(0.6)
     return transition.requires_grad_(False)
 
 
@@ -176,7 +177,9 @@ def equations_5_and_6(transition: FirstPerson, s: list[float], u: list[float], a
     """One step of one state in plain Python."""
     pushed = [float(x) for x in transition.W_a[:, action]]
     if isinstance(transition, Walking):
-        c, beta = transition.c.tolist(), transition.beta.tolist()
+        c, beta, rho = transition.c.tolist(), transition.beta.tolist(), float(transition.rho)
+        cos, sin = math.cos(rho * u[2]), math.sin(rho * u[2])  # the agent has turned, and its momentum has not, as far as rho says
+        u = [cos * u[0] + sin * u[1], cos * u[1] - sin * u[0], u[2]]
         u = [c[i] * math.tanh(pushed[i] + u[i] / c[i] / (1 + math.exp(-beta[i]))) for i in range(3)]
     else:
         u = pushed
@@ -201,6 +204,7 @@ def test_where_top_speed_is_1_the_law_of_walking_is_the_papers() -> None:
     transition = first_person(Walking)
     assert isinstance(transition, Walking)
     transition.c.fill_(1.0)
+    transition.rho.zero_()
     u, a = draws(20, 3), actions(20)
     pushed = torch.stack([transition.W_a[:, i] for i in a])
     torch.testing.assert_close(transition.displacement(u, a), torch.tanh(pushed + torch.sigmoid(transition.beta) * u))
@@ -210,6 +214,18 @@ def test_where_top_speed_is_1_the_law_of_walking_is_the_papers() -> None:
     in_other = transition(s * unit, u * unit, a)
     torch.testing.assert_close(in_other[0], after * unit)
     torch.testing.assert_close(in_other[1], moved * unit)
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.5, 1.0])
+def test_momentum_stays_in_the_agents_frame_or_in_the_worlds(rho: float) -> None:
+    """Of an agent that coasts while it looks around: where it drifts turns by 1 - rho of what it turns."""
+    law = exact_walking()
+    law.rho.fill_(rho)
+    s, u = torch.tensor([0.3, -0.2, 0.7]), torch.tensor([0.01, 0.0, 0.0])  # small: top speed is one of each axis
+    after, moved = law.rollout(s, u, torch.full((10,), 4))  # looking left
+    heading = after[:, 2] - moved[:, 2]  # before each step
+    drift = torch.atan2(moved[:, 1], moved[:, 0]) + heading
+    torch.testing.assert_close(drift, 0.7 + (1 - rho) * (heading - 0.7), atol=1e-3, rtol=0)
 
 
 def test_momentum_builds_up_and_fades_and_never_exceeds_top_speed() -> None:
