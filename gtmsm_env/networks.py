@@ -67,8 +67,7 @@ class Residual(nn.Module):
         self.f = nn.Sequential(nn.GroupNorm(math.gcd(8, channels), channels), nn.SiLU(), first, nn.SiLU(), last)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.f(x)
-        return x
+        return x + self.f(x)
 
 
 class ConvEncoder(nn.Module):

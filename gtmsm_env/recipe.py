@@ -166,6 +166,10 @@ class Trainer:
         self.iteration += 1
         return nats
 
+    def halved(self) -> torch.autocast:
+        """Networks compute in half precision inside, where this recipe does so."""
+        return torch.autocast(self.walks.frames.device.type, torch.bfloat16, enabled=self.half)
+
     # ---------------------------------------------------------------- objectives
 
     def losses(self) -> dict[str, Loss]:
@@ -196,7 +200,7 @@ class Trainer:
     def vae_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         """The negative ELBO of single frames, with N(0, I) in the place of what the memory expects."""
         x = frames_to_x(self._crops(rng, self.frames))
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
+        with self.halved():
             mean, variance = (q.float() for q in self.model.encoder(x))
             z = mean + variance.sqrt() * torch.empty_like(mean).normal_(generator=generator)
             shown = self.model.decoder(z).float()

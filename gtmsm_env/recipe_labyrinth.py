@@ -21,7 +21,7 @@ from gtmsm_env.model import GTMSM
 from gtmsm_env.networks import frames_to_x, set_principal_components
 from gtmsm_env.perspective import Camera, covering, relative, sample
 from gtmsm_env.projection import ProjectedViews
-from gtmsm_env.recipe import Loss, Stage, Trainer
+from gtmsm_env.recipe import IMAGINED, Loss, Stage, Trainer
 from gtmsm_env.types import gaussian_log_prob, phi
 
 RULES: dict[str, Any] = {}
@@ -61,7 +61,8 @@ def stages(size: str, agent: Agent = WALKING) -> list[Stage]:
     if agent is ROTATING:
         turns = Stage("turns", 600, {"law": 3e-3}, 60, falling=True, tau=33)
         if size == "paper":
-            return [turns, Stage("prior", 4000, {"prior": 1e-3}, 50, falling=True, tau=33, ahead=45)]
+            prior = Stage("prior", 4000, {"prior": 1e-3}, 50, falling=True, tau=33, ahead=45)
+            return [turns, prior, Stage("elbo", 1200, {"heads": 3e-4, "prior": 5e-4}, 600, falling=True, tau=33)]
         views = Stage("views", 4000, {"projection": 2e-3}, 200, falling=True, tau=33)
         return [turns, views, Stage("doubt", 400, {"doubt": 1e-3}, 100, falling=True, tau=33)]
     if size == "paper":
@@ -70,6 +71,7 @@ def stages(size: str, agent: Agent = WALKING) -> list[Stage]:
             *[Stage("law", 600, {"law": 3e-3, "friction": 0.2}, 16, falling=True, tau=48)] * 3,  # Adam forgets the large first gradients
             Stage("vae", 12000, {"heads": 2e-3}, 250, falling=True),
             Stage("prior", 6000, {"prior": 1e-3}, 100, falling=True, tau=150, ahead=32),
+            Stage("elbo", 2400, {"heads": 3e-4, "prior": 5e-4}, 600, falling=True, tau=150),
         ]
     return [
         Stage("stereo", 1000, {"stereo": 2e-3}, 400, falling=True, tau=150),
@@ -130,6 +132,7 @@ class LabyrinthTrainer(Trainer):
             "turns": self.turns_loss,
             "vae": self.vae_loss,
             "prior": self.prior_loss,
+            "elbo": self.elbo_loss,
             "stereo": self.stereo_loss,
             "again": self.stereo_loss,
             "views": self.views_loss,
@@ -185,6 +188,34 @@ class LabyrinthTrainer(Trainer):
         )
         kl, _ = self.model.divergence(mean, variance, self.walks.actions[rows, first : first + steps - 1], stage.tau, generator=generator)
         return kl.mean()
+
+    def elbo_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
+        """The negative ELBO of steps after those remembered, and how far the imagined frame is from the true one, in nats.
+
+        Of what is remembered only the frames that are recalled are encoded: the others do not enter.
+        """
+        model, combined = self.model, self.model.combined
+        assert combined is not None
+        rows = torch.from_numpy(rng.integers(len(self.walks), size=12))
+        at = torch.from_numpy(rng.integers(stage.tau, self.walks.index.shape[1], size=(12, 8)))
+        states = self._inferred()[rows]
+        s, keys = states.take_along_dim(at[..., None], dim=1), states[:, : stage.tau]
+        found = SpatialMemory(keys, keys, {}).read(s, combined.K, combined.metric)
+        frame = self.walks.index[rows].gather(1, torch.cat([at, found.index.flatten(1)], dim=1))  # those seen, then those recalled
+        distinct, which = (rows[:, None] * self.walks.frames.shape[1] + frame).unique(return_inverse=True)
+        x = frames_to_x(self.walks.frames.flatten(0, 1)[distinct])
+        with self.halved():
+            mean, variance = (q.float()[which] for q in model.encoder(x))
+        recalled = replace(found, values={"z_mean": mean[:, 8:].unflatten(1, found.index.shape[1:])})
+        mean, variance, x = mean[:, :8], variance[:, :8], x[which[:, :8]]
+        z = mean + variance.sqrt() * torch.empty_like(mean).normal_(generator=generator)
+        expected = combined(recalled, s)
+        with self.halved():
+            shown, imagined = model.decoder(torch.stack([z, expected.mean[..., 0, :]])).float()
+        kl = gaussian_log_prob(z, mean, variance) - expected.log_prob(z)
+        log_likelihood = gaussian_log_prob(x.flatten(2), shown.flatten(2), x.new_tensor(model.sigma_x**2))
+        wrong = (imagined - x).square().flatten(2).sum(dim=-1) / (2 * IMAGINED**2)
+        return (kl - log_likelihood + wrong).mean()
 
     def stereo_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         """How unlike half of an entry's sources are at the depths that the other half tell: those must be right elsewhere too."""
