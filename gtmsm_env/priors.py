@@ -139,7 +139,9 @@ class CombinedPrior(nn.Module):
         self.K = K
         self.metric = nn.Linear(4, 5, bias=False) if learned_metric else nn.Identity()
         if learned_metric:
-            nn.init.eye_(self.metric.get_parameter("weight"))  # as without
+            nn.init.eye_(self.metric.get_parameter("weight"))
+            with torch.no_grad():
+                self.metric.get_parameter("weight")[2:].mul_(2)  # headings count twice: the nearest entries then look more the same way
         embed = mlp(K * (z_size + 5), hidden, embedding)
         nn.init.normal_(embed[-1].get_parameter("weight"), std=0.05)
         self.embed = nn.Sequential(embed, nn.SiLU())

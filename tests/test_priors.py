@@ -372,11 +372,11 @@ def test_before_it_knows_anything_the_prior_pushes_no_heading_away() -> None:
     assert (prior(elsewhere, s).mean - prior(near, s).mean).abs().max() > 0.01
 
 
-def test_a_learned_metric_starts_as_none() -> None:
+def test_a_learned_metric_starts_with_headings_that_count_twice() -> None:
     """As far apart as without, with a fifth dimension that is still 0."""
     with_metric, without = combined(alive=False, learned_metric=True), combined(alive=False)
     s = torch.randn(7, 4, generator=draws())
-    torch.testing.assert_close(with_metric.metric(s), torch.cat([s, torch.zeros(7, 1)], dim=1))
+    torch.testing.assert_close(with_metric.metric(s), torch.cat([s[:, :2], 2 * s[:, 2:], torch.zeros(7, 1)], dim=1))
     assert without.metric(s) is s
     assert {name for name, _ in with_metric.named_parameters()} - {name for name, _ in without.named_parameters()} == {"metric.weight"}
 
