@@ -40,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--resume", action="store_true", help="continue from the newest checkpoint in --output")
     train.add_argument("--size", choices=("default", "paper"), default="default", help=f"encodings of our size or the paper's {DEFAULT}")
     train.add_argument("--displacements", action="store_true", help="obstacle-grid: true displacements as targets, not the ELBO")
+    train.add_argument("--batches", type=integer(1), metavar="INT", help="an iteration, shared among processes (default: one each)")
     _common(train)
 
     evaluate = _command(

@@ -15,6 +15,7 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
 
+from gtmsm_env import parallel
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
 from gtmsm_env.networks import frames_to_x, set_principal_components
@@ -75,6 +76,12 @@ def stages(size: str, agent: Agent = WALKING) -> list[Stage]:
         Stage("views", 8000, {"projection": 2e-3}, 250, falling=True, tau=150),
         Stage("doubt", 400, {"doubt": 1e-3}, 150, falling=True, tau=150),
     ]
+
+
+def check_images(images: str) -> None:
+    """Refuses pictures, which these worlds do not show. Raises ValueError."""
+    if images != "procedural":
+        raise ValueError(f"Images are what image-navigation and obstacle-grid show; the labyrinth has none: leave out --images {images}.")
 
 
 def new_model(size: str, seed: int, agent: Agent = WALKING) -> GTMSM:
@@ -224,17 +231,18 @@ class LabyrinthTrainer(Trainer):
 
     @torch.no_grad()
     def _find_turns(self) -> None:
-        """Start every action with the turn by which frames before it look most as those after it, and with no move."""
+        """Start every action with the turn by which frames before it look most as those after it, none if no walk did it, and no move."""
         rows = torch.arange(min(64, len(self.walks)))
         views, actions = self._views(rows, self.walks.index.shape[1]), self.walks.actions[rows]
         turns = torch.linspace(-0.5, 0.5, 101)
-        for action in range(self.model.num_actions):
+        self.model.transition.W_a.zero_()
+        for action in actions.unique().tolist():
             row, step = (actions == action).nonzero()[:64].unbind(dim=1)
             pose = torch.stack([torch.zeros(101), torch.zeros(101), turns], dim=-1)  # after the action, seen from before it
             seen, shown = rotated(self.camera, views[row, step][:, None].expand(-1, 101, -1, -1, -1), pose.expand(len(row), -1, -1))
             unlike = (seen - views[row, step + 1][:, None]).square().mean(dim=-3)
             wrong = (unlike * shown).sum(dim=(0, -1, -2)) / shown.sum(dim=(0, -1, -2))
-            self.model.transition.W_a[:, action] = torch.tensor([0, 0, turns[wrong.argmin()]])
+            self.model.transition.W_a[2, action] = turns[wrong.argmin()]
 
     def _projected(self) -> ProjectedViews:
         assert self.model.projected is not None
@@ -260,7 +268,7 @@ class LabyrinthTrainer(Trainer):
 
             projected, plans = self._projected(), []
             count = PLANNED if self.stages[self.stage].name == "views" else PLANNED // 8
-            for row in tqdm(range(min(count, len(self.walks))), desc="floor plans", leave=False):
+            for row in tqdm(range(min(count, len(self.walks))), desc="floor plans", leave=False, disable=parallel.rank() > 0):
                 rows = torch.tensor([row])
                 views, s = self._views(rows, tau), self._inferred()[rows, :tau]
                 used = torch.ones(s.shape[:2], dtype=torch.bool)

@@ -285,6 +285,16 @@ def test_the_law_of_turning_is_found_from_frames_alone() -> None:
     assert trained_[:2].abs().max() < 0.05
 
 
+def test_an_action_that_no_walk_did_turns_nothing(walks: dict[Agent, Walks]) -> None:
+    own = walks[ROTATING]
+    unseen = replace(own, actions=own.actions.masked_fill(own.actions == 5, 4))
+    trainer = LabyrinthTrainer(small_model("paper", 0, ROTATING), unseen, [short(stages("paper", ROTATING)[0])], 0)
+    trainer.begin()
+    assert (own.actions == 5).any()
+    assert not trainer.model.transition.W_a[:, 5].any()
+    assert trainer.model.transition.W_a[2].any()
+
+
 def trained_from(trainer: LabyrinthTrainer, iterations: int) -> Tensor:
     """W_a after more steps of a stage that has begun."""
     optimizer = trainer.optimizer()
