@@ -5,6 +5,7 @@ Only arguments are read here; torch is imported when a command runs, so that `--
 
 import argparse
 import dis
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -134,6 +135,8 @@ def integer(least: int) -> Callable[[str], int]:
 def _device(text: str) -> str:
     from gtmsm_env.worlds import check_device
 
+    if text == "cuda" and "LOCAL_RANK" in os.environ:  # of torch.distributed.run's processes each has a GPU of its own
+        text = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         check_device(text)
     except ValueError as error:

@@ -18,7 +18,8 @@ import torch
 from test_train import command, make_small, same, some_walks, tensors
 from torch import nn
 
-from gtmsm_env import parallel
+from gtmsm_env import parallel, worlds
+from gtmsm_env.__main__ import parser
 from gtmsm_env.checkpoint import CheckpointError, load_checkpoint
 from gtmsm_env.data import Walks
 from gtmsm_env.model import GTMSM
@@ -102,6 +103,14 @@ def test_batches_that_processes_cannot_share(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(parallel, "count", lambda: 2)
     with pytest.raises(ValueError, match="equally; given --batches 3 for 2 processes"):
         command(tmp_path, "--batches", "3")
+
+
+def test_each_process_has_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worlds, "check_device", lambda device: None)
+    device = lambda given: parser().parse_args(["train", "labyrinth", "--device", given]).device  # noqa: E731
+    assert device("cuda") == "cuda"
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert [device(given) for given in ("cuda", "cuda:1", "cpu")] == ["cuda:3", "cuda:1", "cpu"]
 
 
 def test_a_step_by_hand(few_walks: Walks) -> None:
