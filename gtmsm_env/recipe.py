@@ -98,7 +98,7 @@ class Trainer:
     iteration: int = 0
     batches: int = 1  # an iteration, shared among processes
     frames: ClassVar[int] = 512  # that the VAE sees in an iteration
-    rough: ClassVar[tuple[str, ...]] = ("views",)  # stages that a GPU may round to bfloat16; states, and a sigma_x of .01, need more digits
+    rough: ClassVar[tuple[str, ...]] = ()  # stages that a GPU computes in bfloat16: where it leaves the gradient as it is
     _encodings: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
     _to_places: Tensor | None = field(default=None, repr=False)
     _cells: tuple[Tensor, Tensor, Tensor, Tensor] | None = field(default=None, repr=False)
@@ -161,7 +161,7 @@ class Trainer:
         for batch in range(parallel.rank(), self.batches, parallel.count()):
             rng = np.random.default_rng([self.seed, self.stage, self.iteration, batch])
             generator = torch.Generator(device).manual_seed(int(rng.integers(2**63)))
-            with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda" and stage.name in self.rough):
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" and stage.name in self.rough):
                 loss = self.losses()[stage.name](stage, rng, generator) / self.batches
             (loss / 100).backward()  # a scale at which clipping by 10 seldom acts
             total += loss.detach()

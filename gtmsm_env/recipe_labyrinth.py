@@ -112,6 +112,7 @@ class LabyrinthTrainer(Trainer):
     """`Trainer` of first-person worlds."""
 
     frames = 64
+    rough = ("views",)  # the longest
     _plans: Tensor | None = field(default=None, repr=False)
     _states: Tensor | None = field(default=None, repr=False)
 

@@ -215,6 +215,20 @@ def test_a_stage_can_lower_its_loss(size: str, agent: Agent, stage: Stage, walks
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.parametrize(("size", "agent", "stage"), [case for case in EVERY if case.values[2].name in LabyrinthTrainer.rough])
+def test_what_a_gpu_rounds_hardly_turns_the_gradient(size: str, agent: Agent, stage: Stage, walks: dict[Agent, Walks]) -> None:
+    stage = short(stage)
+    trainer = LabyrinthTrainer(small_model(size, 0, agent), walks[agent], [stage], 0)
+    parameters = [parameter for group in trainer.optimizer().param_groups for parameter in group["params"]]
+    found = []
+    for rounded in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=rounded):
+            loss = trainer.losses()[stage.name](stage, np.random.default_rng(0), torch.Generator().manual_seed(0))
+        gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
+        found.append(torch.cat([gradient.flatten() for gradient in gradients]))
+    assert 0.95 < float(torch.cosine_similarity(*found, dim=0)) < 0.999999
+
+
 # ---------------------------------------------------------------- the law of walking
 
 
