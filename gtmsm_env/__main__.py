@@ -5,6 +5,7 @@ Only arguments are read here; torch is imported when a command runs, so that `--
 
 import argparse
 import dis
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -40,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--resume", action="store_true", help="continue from the newest checkpoint in --output")
     train.add_argument("--size", choices=("default", "paper"), default="default", help=f"encodings of our size or the paper's {DEFAULT}")
     train.add_argument("--displacements", action="store_true", help="obstacle-grid: true displacements as targets, not the ELBO")
+    train.add_argument("--batches", type=integer(1), metavar="INT", help="an iteration, shared among processes (default: one each)")
     _common(train)
 
     evaluate = _command(
@@ -133,6 +135,8 @@ def integer(least: int) -> Callable[[str], int]:
 def _device(text: str) -> str:
     from gtmsm_env.worlds import check_device
 
+    if text == "cuda" and "LOCAL_RANK" in os.environ:  # of torch.distributed.run's processes each has a GPU of its own
+        text = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         check_device(text)
     except ValueError as error:

@@ -24,7 +24,7 @@ from gtmsm_env.model import GTMSM
 from gtmsm_env.networks import frames_to_x, x_to_frames
 from gtmsm_env.oracles import composed, nearest_view
 from gtmsm_env.perspective import relative
-from gtmsm_env.recipe_labyrinth import AGENTS, CAMERA, JUDGED_ONLY, Agent, policy
+from gtmsm_env.recipe_labyrinth import AGENTS, CAMERA, JUDGED_ONLY, Agent, check_images, policy
 from gtmsm_env.report import named_table, plain
 from gtmsm_env.trials import mean_square, psnr, share, span_name, together
 from gtmsm_env.types import Walk, gaussian_log_prob, phi
@@ -254,6 +254,7 @@ def judge(
     experiment: str, model: GTMSM, episodes: int, seed: int = 0, images: str = "procedural", split: str = "test"
 ) -> tuple[dict[str, Any], Measured, tuple[Trials, dict[str, Frames], Tensor]]:
     """All figures of a model in unseen rooms, what they were computed from, and the first rooms with what was imagined of them."""
+    check_images(images)
     agent = {**AGENTS, **JUDGED_ONLY}[experiment]
     assert model.world is not None
     parts: list[Measured] = []

@@ -72,7 +72,8 @@ def sample(pictures: Tensor, column: Tensor, row: Tensor) -> Tensor:
     """Pictures (*B, C, H, W) between their pixels, at columns and rows (*B, a, b), bilinearly; beyond an edge as at it: (*B, C, a, b)."""
     height, width = pictures.shape[-2:]
     grid = torch.stack([column * (2 / (width - 1)) - 1, row * (2 / (height - 1)) - 1], dim=-1)
-    pictures, grid = pictures.reshape(-1, *pictures.shape[-3:]), grid.reshape(-1, *grid.shape[-3:])
+    count = math.prod(pictures.shape[:-3])  # which may be none
+    pictures, grid = pictures.reshape(count, *pictures.shape[-3:]), grid.reshape(count, *grid.shape[-3:])
     found = F.grid_sample(pictures, grid, padding_mode="border", align_corners=True)
     return found.reshape(*column.shape[:-2], *found.shape[1:])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -70,7 +71,7 @@ class ProjectedViews(nn.Module):
     def entry(self, s: Tensor, frame: Tensor, memory: SpatialMemory) -> dict[str, Tensor]:
         """What `recall` adds to one more entry of each memory, at s (*M, 3) with a frame (*M, H, W, C); the plan stays as it was."""
         depth = self.sight.depth(flat(memory, memory.facts["plan"]), flat(memory, s)[:, None])
-        return {"view": frames_to_x(frame), "depth": depth.reshape(*s.shape[:-1], -1)}
+        return {"view": frames_to_x(frame), "depth": depth.reshape(*s.shape[:-1], depth.shape[-1])}
 
     def plan_of(self, views: Tensor, poses: Tensor, used: Tensor) -> Tensor:
         """The floor plan that entries imply, by stereo of each `EVERY`th with those that cover most of it: (M, 2, CELLS, CELLS)."""
@@ -107,7 +108,7 @@ class ProjectedViews(nn.Module):
         lead = s.shape[:-1]
         values = (memory.s_mean, memory.used, memory.values["view"], memory.values["depth"], memory.facts["plan"], s)
         poses, used, views, view_depth, plan, s = (flat(memory, x) for x in values)
-        s = s.reshape(len(s), -1, 3)  # (M, Q, 3)
+        s = s.reshape(len(s), math.prod(s.shape[1:-1]), 3)  # (M, Q, 3)
         which = covering(self.camera, poses, used[:, None], s, self.K).flatten(0, 1)  # (B, K)
         row = torch.arange(len(s), device=s.device).repeat_interleave(s.shape[1])[:, None]  # (B, 1)
         depth = self.sight.depth(plan, s)
@@ -176,4 +177,4 @@ def stops(memory: SpatialMemory) -> Callable[[Tensor], Tensor]:
 
 def flat(memory: SpatialMemory, x: Tensor) -> Tensor:
     """What a batch of memories holds, or is asked, (*M, ...) as (M, ...)."""
-    return x.reshape(-1, *x.shape[len(memory.batch_shape) :])
+    return x.reshape(memory.count.numel(), *x.shape[len(memory.batch_shape) :])

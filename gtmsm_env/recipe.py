@@ -4,7 +4,8 @@ The paper's size ends on the ELBO as it stands. Ours learns its VAE with N(0, I)
 its own term and by the error of the frame it imagines. Recall is soft at first: more neighbours and a larger delta than the model has.
 
 Where is learned before what is seen well, and moves before walls. Nothing but frames and actions is read. Every draw is a function
-of (seed, stage, iteration), so that a resumed run ends at the same weights as an uninterrupted one.
+of (seed, stage, iteration, batch), so that a resumed run ends at the same weights as an uninterrupted one, and so do several processes
+that share an iteration's batches.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gtmsm_env import parallel
 from gtmsm_env.data import Walks
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
@@ -94,8 +96,10 @@ class Trainer:
     seed: int
     stage: int = 0
     iteration: int = 0
+    batches: int = 1  # an iteration, shared among processes
     frames: ClassVar[int] = 512  # that the VAE sees in an iteration
-    half: ClassVar[bool] = False  # whether it computes in half precision meanwhile
+    half: ClassVar[bool] = False  # whether the VAE computes in half precision while it learns
+    rough: ClassVar[tuple[str, ...]] = ()  # stages that a GPU computes in bfloat16: where it leaves the gradient as it is
     _encodings: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
     _to_places: Tensor | None = field(default=None, repr=False)
     _cells: tuple[Tensor, Tensor, Tensor, Tensor] | None = field(default=None, repr=False)
@@ -147,19 +151,26 @@ class Trainer:
         self.model.requires_grad_(False)
 
     def step(self, optimizer: torch.optim.Adam) -> float:
-        """One iteration of the current stage: its loss, in nats."""
+        """One iteration of the current stage: its loss, in nats, the mean over its batches."""
         stage = self.stages[self.stage]
-        rng = np.random.default_rng([self.seed, self.stage, self.iteration])
-        generator = torch.Generator(self.walks.frames.device).manual_seed(int(rng.integers(2**63)))
         if stage.falling:
             for group in optimizer.param_groups:
                 group["lr"] = group["rate"] * 0.5 * (1 + math.cos(math.pi * self.iteration / stage.iterations))
-        loss = self.losses()[stage.name](stage, rng, generator)
-        nats = float(loss.detach())
+        optimizer.zero_grad()
+        device = self.walks.frames.device
+        total = torch.zeros((), device=device)
+        for batch in range(parallel.rank(), self.batches, parallel.count()):
+            rng = np.random.default_rng([self.seed, self.stage, self.iteration, batch])
+            generator = torch.Generator(device).manual_seed(int(rng.integers(2**63)))
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" and stage.name in self.rough):
+                loss = self.losses()[stage.name](stage, rng, generator) / self.batches
+            (loss / 100).backward()  # a scale at which clipping by 10 seldom acts
+            total += loss.detach()
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        parallel.add([total, *gradients])
+        nats = float(total)
         if not math.isfinite(nats):
             raise FloatingPointError(f"The loss of stage {self.stage + 1} ({stage.name}) became {nats}. Train with another --seed.")
-        optimizer.zero_grad()
-        (loss / 100).backward()  # a scale at which clipping by 10 seldom acts
         for group in optimizer.param_groups:
             nn.utils.clip_grad_norm_(group["params"], 10, error_if_nonfinite=True)
         optimizer.step()
@@ -167,7 +178,7 @@ class Trainer:
         return nats
 
     def halved(self) -> torch.autocast:
-        """Networks compute in half precision inside, where this recipe does so."""
+        """Inside, the VAE computes in half precision, where this recipe does so: twice as fast."""
         return torch.autocast(self.walks.frames.device.type, torch.bfloat16, enabled=self.half)
 
     # ---------------------------------------------------------------- objectives

@@ -15,6 +15,7 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
 
+from gtmsm_env import parallel
 from gtmsm_env.floorplan import along
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
@@ -81,6 +82,12 @@ def stages(size: str, agent: Agent = WALKING) -> list[Stage]:
     ]
 
 
+def check_images(images: str) -> None:
+    """Refuses pictures, which these worlds do not show. Raises ValueError."""
+    if images != "procedural":
+        raise ValueError(f"Images are what image-navigation and obstacle-grid show; the labyrinth has none: leave out --images {images}.")
+
+
 def new_model(size: str, seed: int, agent: Agent = WALKING) -> GTMSM:
     """The paper's walking model, which has learned nothing; or another, with what it shares with that one as it ships: its VAE, and law."""
     torch.manual_seed(seed)
@@ -109,6 +116,7 @@ class LabyrinthTrainer(Trainer):
     """`Trainer` of first-person worlds."""
 
     frames, half = 128, True
+    rough = ("views",)  # the longest
     _plans: Tensor | None = field(default=None, repr=False)
     _states: Tensor | None = field(default=None, repr=False)
 
@@ -154,7 +162,7 @@ class LabyrinthTrainer(Trainer):
 
     def law_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         """lambda ||u_t - u_t^true||^2 of equation 6, lambda being one over each axis' mean square."""
-        rows = torch.from_numpy(rng.integers(len(self.walks), size=64))
+        rows = self._here(rng.integers(len(self.walks), size=64))
         walks = self.walks.batch(rows, stage.tau)
         assert walks.displacements is not None
         assert self.walks.displacements is not None
@@ -164,14 +172,14 @@ class LabyrinthTrainer(Trainer):
 
     def turns_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         """How unlike frames are to those remembered from nearly their heading, rotated into them: the law by frames alone."""
-        rows = torch.from_numpy(rng.integers(len(self.walks), size=16))
+        rows = self._here(rng.integers(len(self.walks), size=16))
         views, s = self._views(rows, self.walks.index.shape[1]), self.model.filter(self.walks.actions[rows])[0]
-        at = torch.from_numpy(rng.integers(1, s.shape[1], size=(16, 8)))
-        row = torch.arange(16)[:, None]
+        at = self._here(rng.integers(1, s.shape[1], size=(16, 8)))
+        row = torch.arange(16, device=at.device)[:, None]
         with torch.no_grad():  # of earlier steps, at most tau, four drawn from the nearest eight
             distance = (phi(s)[row, at][:, :, None] - phi(s)[:, None, : stage.tau]).norm(dim=-1)
-            distance = distance.masked_fill(torch.arange(stage.tau) >= at[..., None], torch.inf)
-            near = distance.topk(min(8, stage.tau), largest=False).indices[..., torch.from_numpy(rng.permutation(8)[:4])]
+            distance = distance.masked_fill(torch.arange(stage.tau, device=at.device) >= at[..., None], torch.inf)
+            near = distance.topk(min(8, stage.tau), largest=False).indices[..., self._here(rng.permutation(8)[:4])]
             known = distance.take_along_dim(near, -1) < 1
         seen = rotated(self.camera, views[row[..., None], near], relative(s[row, at][:, :, None], s[row[..., None], near]))
         unlike = (seen[0] - views[row, at][:, :, None]).square().mean(dim=-3)
@@ -196,8 +204,8 @@ class LabyrinthTrainer(Trainer):
         """
         model, combined = self.model, self.model.combined
         assert combined is not None
-        rows = torch.from_numpy(rng.integers(len(self.walks), size=12))
-        at = torch.from_numpy(rng.integers(stage.tau, self.walks.index.shape[1], size=(12, 8)))
+        rows = self._here(rng.integers(len(self.walks), size=12))
+        at = self._here(rng.integers(stage.tau, self.walks.index.shape[1], size=(12, 8)))
         states = self._inferred()[rows]
         s, keys = states.take_along_dim(at[..., None], dim=1), states[:, : stage.tau]
         found = SpatialMemory(keys, keys, {}).read(s, combined.K, combined.metric)
@@ -220,11 +228,11 @@ class LabyrinthTrainer(Trainer):
     def stereo_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         """How unlike half of an entry's sources are at the depths that the other half tell: those must be right elsewhere too."""
         projected = self._projected()
-        rows = torch.from_numpy(rng.integers(min(PLANNED.get(stage.name, len(self.walks)), len(self.walks)), size=4))
+        rows = self._here(rng.integers(min(PLANNED.get(stage.name, len(self.walks)), len(self.walks)), size=4))
         views, s = self._views(rows, stage.tau), self._inferred()[rows, : stage.tau]
-        entries = torch.from_numpy(rng.integers(stage.tau, size=(4, 8)))
-        sources = projected.sources_of(s, torch.ones(s.shape[:2], dtype=torch.bool), entries, 2 * projected.sources)
-        row = torch.arange(4)[:, None]
+        entries = self._here(rng.integers(stage.tau, size=(4, 8)))
+        sources = projected.sources_of(s, torch.ones_like(s[..., 0], dtype=torch.bool), entries, 2 * projected.sources)
+        row = torch.arange(4, device=rows.device)[:, None]
         view, pose = (x[row, entries].flatten(0, 1) for x in (views, s))
         seen, judged = (
             (views[row[..., None], x].flatten(0, 1), s[row[..., None], x].flatten(0, 1)) for x in (sources[..., ::2], sources[..., 1::2])
@@ -259,7 +267,7 @@ class LabyrinthTrainer(Trainer):
 
     @property
     def camera(self) -> Camera:
-        return Camera(self.model.frame_shape[1], **CAMERA)
+        return Camera(self.model.frame_shape[1], **CAMERA).to(self.walks.frames.device)
 
     def _crops(self, rng: np.random.Generator, count: int) -> Tensor:
         """Frames that walks have seen, mirrored or not and with their channels in any order: of rooms that might be too."""
@@ -268,17 +276,22 @@ class LabyrinthTrainer(Trainer):
 
     @torch.no_grad()
     def _find_turns(self) -> None:
-        """Start every action with the turn by which frames before it look most as those after it, and with no move."""
+        """Start every action with the turn by which frames before it look most as those after it, none if no walk did it, and no move."""
         rows = torch.arange(min(64, len(self.walks)))
         views, actions = self._views(rows, self.walks.index.shape[1]), self.walks.actions[rows]
-        turns = torch.linspace(-0.5, 0.5, 101)
-        for action in range(self.model.num_actions):
+        turns = torch.linspace(-0.5, 0.5, 101, device=views.device)
+        self.model.transition.W_a.zero_()
+        for action in actions.unique().tolist():
             row, step = (actions == action).nonzero()[:64].unbind(dim=1)
-            pose = torch.stack([torch.zeros(101), torch.zeros(101), turns], dim=-1)  # after the action, seen from before it
+            pose = torch.stack([0 * turns, 0 * turns, turns], dim=-1)  # after the action, seen from before it
             seen, shown = rotated(self.camera, views[row, step][:, None].expand(-1, 101, -1, -1, -1), pose.expand(len(row), -1, -1))
             unlike = (seen - views[row, step + 1][:, None]).square().mean(dim=-3)
             wrong = (unlike * shown).sum(dim=(0, -1, -2)) / shown.sum(dim=(0, -1, -2))
-            self.model.transition.W_a[:, action] = torch.tensor([0, 0, turns[wrong.argmin()]])
+            self.model.transition.W_a[2, action] = turns[wrong.argmin()]
+
+    def _here(self, drawn: np.ndarray) -> Tensor:
+        """What was drawn, on the device of the walks."""
+        return torch.from_numpy(drawn).to(self.walks.frames.device)
 
     def _projected(self) -> ProjectedViews:
         assert self.model.projected is not None
@@ -303,10 +316,11 @@ class LabyrinthTrainer(Trainer):
             from tqdm import tqdm
 
             projected, plans = self._projected(), []
-            for row in tqdm(range(min(PLANNED[stage.name], len(self.walks))), desc="floor plans", leave=False):
+            count = min(PLANNED[stage.name], len(self.walks))
+            for row in tqdm(range(count), desc="floor plans", leave=False, disable=parallel.rank() > 0):
                 rows = torch.tensor([row])
                 views, s = self._views(rows, stage.tau), self._inferred()[rows, : stage.tau]
-                used = torch.ones(s.shape[:2], dtype=torch.bool)
+                used = torch.ones_like(s[..., 0], dtype=torch.bool)
                 plan = projected.first_plan(views, s, used)[0] if stage.name == "again" else projected.plan_of(views, s, used)
                 plans.append(plan.half())
             self._plans = torch.cat(plans)
@@ -316,19 +330,19 @@ class LabyrinthTrainer(Trainer):
         """Frames (R, Q, C, H, W) after the steps remembered, the canvas there, and what it was made of."""
         projected = self._projected()
         plans = self._planned(stage)
-        rows = torch.from_numpy(rng.integers(len(plans), size=walks))
-        at = torch.from_numpy(np.stack([rng.choice(np.arange(stage.tau, self.walks.index.shape[1]), queries, replace=False) for _ in rows]))
+        rows = self._here(rng.integers(len(plans), size=walks))
+        at = self._here(np.stack([rng.choice(np.arange(stage.tau, self.walks.index.shape[1]), queries, replace=False) for _ in rows]))
         views, s = self._views(rows, self.walks.index.shape[1]), self._inferred()[rows]
         plan = plans[rows].float() * float(2 ** rng.uniform(-1, 1))  # as much evidence as of shorter and longer walks
         poses, s = s[:, : stage.tau], s.take_along_dim(at[..., None], dim=1)
         with torch.no_grad():  # depths of those entries alone that will be asked for
-            usable = torch.ones(1, 1, stage.tau, dtype=torch.bool)
+            usable = torch.ones_like(poses[:1, None, :, 0], dtype=torch.bool)
             asked = covering(projected.camera, poses, usable, s, projected.K).unique()
             depth = poses.new_zeros(*poses.shape[:2], views.shape[-1])
             depth[:, asked] = projected.sight.depth(plan, poses[:, asked])
         memory = SpatialMemory(poses, poses, {"view": views[:, : stage.tau], "depth": depth}, facts={"plan": plan})
         canvas, laid = projected(s, memory)
-        return views[torch.arange(len(rows))[:, None], at], canvas, laid
+        return views[torch.arange(len(rows), device=at.device)[:, None], at], canvas, laid
 
 
 def rotated(camera: Camera, views: Tensor, pose: Tensor) -> tuple[Tensor, Tensor]:

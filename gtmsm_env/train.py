@@ -9,7 +9,7 @@ import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import accumulate
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gtmsm_env import evaluate, evaluate_labyrinth, evaluate_obstacles, recipe, recipe_labyrinth, recipe_obstacles
+from gtmsm_env import evaluate, evaluate_labyrinth, evaluate_obstacles, parallel, recipe, recipe_labyrinth, recipe_obstacles
 from gtmsm_env.checkpoint import CheckpointError, check_keys, load_checkpoint, save_checkpoint
 from gtmsm_env.data import Policy, Walks, concatenate, recolour, record_walks
 from gtmsm_env.envs.images import open_images
@@ -53,10 +53,11 @@ class Experiment:
 
 
 def experiment(world: str, size: str, images: str, seed: int, displacements: bool) -> Experiment:
-    """The one that the command names by its world. ValueError for another, or displacements where these teach nothing."""
+    """The one that the command names by its world. ValueError for another, and for images or displacements that it has no use for."""
     if displacements and world != "obstacle-grid":
         raise ValueError(f"Displacements are targets by choice among obstacles alone; given for {world}. Leave out --displacements.")
     if agent := recipe_labyrinth.AGENTS.get(world):
+        recipe_labyrinth.check_images(images)
         return Experiment(
             world=agent.world,
             walks=recipe_labyrinth.WALKS,
@@ -93,27 +94,44 @@ def experiment(world: str, size: str, images: str, seed: int, displacements: boo
 
 def run(args: argparse.Namespace) -> int:
     """`python -m gtmsm_env train WORLD`: trains into args.output, runs/WORLD by default, and returns the exit status."""
+    with parallel.joined(args.device):
+        return train(args)
+
+
+def train(args: argparse.Namespace) -> int:
+    """`run`, as one of several processes or alone."""
     output = args.output or Path("runs") / args.world
+    batches = args.batches or parallel.count()
+    if batches % parallel.count():
+        raise ValueError(
+            f"Processes share the batches of an iteration equally; given --batches {batches} for {parallel.count()} processes. "
+            "Give a multiple, or leave it out: one each."
+        )
     learned = experiment(args.world, args.size, args.images, args.seed, args.displacements)
-    check_writable(args.json, output)
+    parallel.first(lambda: check_writable(args.json, output))
     path = output / "training"
-    if path.with_suffix(".json").exists() and not args.resume:
+    begun = parallel.first(path.with_suffix(".json").exists)
+    if begun and not args.resume:
         raise ValueError(f"{output} holds a training already. Continue it with --resume, or choose another --output.")
     open_images(args.images, split="test")  # refused now if it cannot be judged in the end
     model, stages = learned.new_model().to(args.device), learned.stages
-    what = {"world": args.world, "seed": args.seed, "size": args.size, "images": args.images, "stages": [asdict(stage) for stage in stages]}
+    what = {name: getattr(args, name) for name in ("world", "seed", "size", "images")}
+    what |= {"batches": batches, "stages": [asdict(stage) for stage in stages]}
     stage, iteration, seconds = 0, 0, 0.0
     moments: Moments = {}
-    if args.resume and path.with_suffix(".json").exists():
+    if begun:
         stage, iteration, seconds, moments = restore(model, path, what)
-    elif args.resume:
+    elif args.resume and parallel.rank() == 0:
         print(f"There is no checkpoint {path} to resume: starting anew.")
     if stage < len(stages):  # else there is nothing left to learn, and walks would be for nothing
         walks = gather(learned, args.images, args.seed).to(args.device)
-        seconds = fit(learned.trainer(model, walks, stages, args.seed, stage, iteration), path, what, seconds, moments)
+        trainer = learned.trainer(model, walks, stages, args.seed, stage, iteration, batches)
+        seconds = fit(trainer, path, what, seconds, moments)
+    if parallel.rank() > 0:
+        return 0
     command = f"python -m gtmsm_env train {args.world} --seed {args.seed} --size {args.size} --images {shlex.quote(args.images)}"
     card = {
-        "command": command + " --displacements" * args.displacements,
+        "command": command + " --displacements" * args.displacements + f" --batches {batches}" * (batches > 1),
         "versions": {name: version(name) for name in ("gtmsm-env", "torch", "numpy")} | {"python": platform.python_version()},
         "seconds": round(seconds),
         "walks": {"count": learned.walks, "steps": learned.steps, "split": "train"},
@@ -131,7 +149,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def gather(learned: Experiment, images: str, seed: int) -> Walks:
-    """Walks in worlds of the train split, recoloured so that what is learned holds for pictures of any palette. Shows a progress bar."""
+    """Walks in worlds of the train split, recoloured so that what is learned holds for pictures of any palette. Shows a progress bar.
+
+    Every process walks them all, alike: it takes no longer than if one did, and a batch may draw any of them, as in a single process.
+    """
     from tqdm import tqdm
 
     parts, generator = [], np.random.default_rng([seed, 1])
@@ -140,7 +161,7 @@ def gather(learned: Experiment, images: str, seed: int) -> Walks:
     recorded = record_walks(
         learned.world, kwargs, learned.walks, learned.steps, seed, displacements=learned.displacements, policy=learned.policy
     )
-    with tqdm(total=learned.walks, desc="walking", unit="walk") as progress:
+    with tqdm(total=learned.walks, desc="walking", unit="walk", disable=parallel.rank() > 0) as progress:
         for part in recorded:
             parts.append(recolour(part, generator) if pictures else part)
             progress.update(len(part))
@@ -148,9 +169,9 @@ def gather(learned: Experiment, images: str, seed: int) -> Walks:
 
 
 def fit(trainer: Trainer, path: Path, what: dict[str, Any], seconds: float, moments: Moments) -> float:
-    """Run the stages to their end, from where the trainer stands: CPU seconds spent, those of earlier runs, `seconds`, counted.
+    """Run the stages to their end, from where the trainer stands: CPU seconds of this process, those of earlier runs, `seconds`, counted.
 
-    Writes a checkpoint every minute, at the end, and on Ctrl-C, which then raises KeyboardInterrupt.
+    The first process writes a checkpoint every minute, at the end, and on Ctrl-C in any of them, which raises KeyboardInterrupt in all.
     """
     from torch.utils.tensorboard import SummaryWriter
     from tqdm import tqdm
@@ -163,12 +184,14 @@ def fit(trainer: Trainer, path: Path, what: dict[str, Any], seconds: float, mome
 
     spent, saved = time.process_time() - seconds, time.monotonic()
     bar = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left{postfix}"
-    progress = tqdm(total=round(before[-1]), initial=done(), bar_format=bar, smoothing=0.05)
-    with progress, SummaryWriter(str(path.parent)) as writer, interrupted() as stop:
+    writes = parallel.rank() == 0
+    progress = tqdm(total=round(before[-1]), initial=done(), bar_format=bar, smoothing=0.05, disable=not writes)
+    with progress, SummaryWriter(str(path.parent)) if writes else nullcontext() as writer, interrupted() as signals:
         while trainer.stage < len(trainer.stages):
             stage = trainer.stages[trainer.stage]
             if trainer.iteration == 0:
                 trainer.begin()
+            parallel.agree(trainer.model)
             optimizer = trainer.optimizer()
             if moments:
                 restore_optimizer(optimizer, moments)
@@ -177,20 +200,23 @@ def fit(trainer: Trainer, path: Path, what: dict[str, Any], seconds: float, mome
             while trainer.iteration < stage.iterations:
                 loss = trainer.step(optimizer)
                 step = sum(s.iterations for s in trainer.stages[: trainer.stage]) + trainer.iteration
-                if trainer.iteration % 10 == 0:
+                if writer and trainer.iteration % 10 == 0:
                     writer.add_scalar(f"loss/{trainer.stage + 1}_{stage.name}", loss, step)
                     progress.set_postfix_str(f"loss {loss:.0f}", refresh=False)
                     progress.update(done() - progress.n)
-                if stop or time.monotonic() - saved > CHECKPOINT_SECONDS:
+                stop = parallel.anyone(bool(signals))
+                if writes and (stop or time.monotonic() - saved > CHECKPOINT_SECONDS):
                     save(trainer, optimizer, path, what, time.process_time() - spent)
                     saved = time.monotonic()
-                if stop:
+                if writes and stop:
                     progress.write(f"Stopped; the checkpoint {path} is written. Continue with --resume.")
+                if stop:
                     raise KeyboardInterrupt
             trainer.stage, trainer.iteration = trainer.stage + 1, 0
             progress.update(done() - progress.n)
     trainer.end()
-    save(trainer, None, path, what, time.process_time() - spent)
+    if writes:
+        save(trainer, None, path, what, time.process_time() - spent)
     return time.process_time() - spent
 
 
@@ -217,7 +243,7 @@ def save(trainer: Trainer, optimizer: torch.optim.Adam | None, path: Path, what:
 
 def restore(model: GTMSM, path: Path, what: dict[str, Any]) -> tuple[int, int, float, Moments]:
     """Take up a saved training: its stage and iteration, the CPU seconds it had spent, and Adam's moments."""
-    tensors, config = load_checkpoint(path, kind="training")
+    tensors, config = parallel.first(lambda: load_checkpoint(path, kind="training"))
     check_keys(config, {"kind", "what", "stage", "iteration", "seconds"}, str(path))
     if config["what"] != what:
         differ = [name for name in what if config["what"].get(name) != what[name]]

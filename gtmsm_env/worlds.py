@@ -20,7 +20,7 @@ from gtmsm_env.data import record
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
 from gtmsm_env.priors import with_views
-from gtmsm_env.types import WITHIN, Belief, Tolerance
+from gtmsm_env.types import WITHIN, Belief, Tolerance, phi
 from gtmsm_env.vector import Rows
 
 ANYWHERE = {"num_envs", "vectorization_mode", "autoreset_mode", "max_episode_steps", "render_mode", "task", "horizon"}
@@ -215,7 +215,7 @@ def newest_rewards(distinct: SpatialMemory, memory: SpatialMemory, radius: float
             "task 'reward' reads what was received at remembered places, and nothing was: the memory holds no reward and no termination. "
             "Walk a world that gives some, walk longer, or take task=None."
         )
-    between = (distinct.s_mean[..., :, None, :] - memory.s_mean[..., None, :, :]).square().sum(dim=-1)  # (*M, P, N)
+    between = (phi(distinct.s_mean)[..., :, None, :] - phi(memory.s_mean)[..., None, :, :]).square().sum(dim=-1)  # (*M, P, N)
     here = (between <= radius**2) & memory.used[..., None, :]
     visit = (here * torch.arange(1, here.shape[-1] + 1, device=here.device)).argmax(dim=-1)  # (*M, P)
     last = {name: memory.values[name].take_along_dim(visit, dim=-1) for name in ("reward", "termination")}

@@ -297,6 +297,11 @@ def test_nats_are_those_of_the_distributions(recorded: Trials, monkeypatch: pyte
 # ---------------------------------------------------------------- figures
 
 
+def test_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="the labyrinth has none: leave out --images photos"):
+        judge("labyrinth", exact_walker(size=SIZE), 2, images="photos")
+
+
 def test_figures_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pooled over rooms and the steps of a span, both ends included; of several chunks as of one."""
     model = exact_walker(size=SIZE)

@@ -316,6 +316,21 @@ def test_memories_are_recalled_once_for_many_reads() -> None:
     assert {"plan", "blocked", "model"} == recalled.facts.keys()
 
 
+def test_of_no_queries_and_no_memories_nothing_is_decoded() -> None:
+    model = small()
+    memory = model.remember(drawn_walk(2)).memory
+    none = memory[torch.zeros(0, dtype=torch.int64)]
+    frame = model.frame_shape
+    for use in (model.recall, lambda memory: memory):
+        assert model.decode(torch.zeros(2, 0, 3), use(memory)).shape == (2, 0, *frame)
+        assert model.decode(torch.zeros(2, 0, 4, 3), use(memory)).shape == (2, 0, 4, *frame)
+        assert model.decode(torch.zeros(0, 3), use(none)).shape == (0, *frame)
+        assert model.prior(torch.zeros(0, 4, 3), use(none)).mean.shape[:2] == (0, 4)
+    nobody = Belief(*torch.zeros(3, 0, 3), model.recall(none))
+    frames = torch.zeros(0, *frame, dtype=torch.uint8)
+    assert model.observe(nobody, torch.zeros(0, dtype=torch.int64), frames).mean.shape == (0, 3)
+
+
 def test_an_empty_memory_is_refused() -> None:
     model = small()
     memory = model.remember(drawn_walk(2)).memory

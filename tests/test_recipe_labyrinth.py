@@ -215,6 +215,23 @@ def test_a_stage_can_lower_its_loss(size: str, agent: Agent, stage: Stage, walks
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.parametrize(("size", "agent", "stage"), [case for case in EVERY if case.values[2].name in LabyrinthTrainer.rough])
+def test_what_a_gpu_rounds_hardly_turns_the_gradient(size: str, agent: Agent, stage: Stage, walks: dict[Agent, Walks]) -> None:
+    stage = short(stage)
+    trainer = LabyrinthTrainer(small_model(size, 0, agent), walks[agent], [stage], 0)
+    assert trainer.model.projected is not None
+    with torch.no_grad():  # depths that are sure do not leap by rounding
+        trainer.model.projected.sight.net[-1].get_parameter("weight").mul_(30)
+    parameters = [parameter for group in trainer.optimizer().param_groups for parameter in group["params"]]
+    found = []
+    for rounded in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=rounded):
+            loss = trainer.losses()[stage.name](stage, np.random.default_rng(0), torch.Generator().manual_seed(0))
+        gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
+        found.append(torch.cat([gradient.flatten() for gradient in gradients]))
+    assert 0.95 < float(torch.cosine_similarity(*found, dim=0)) < 0.999999
+
+
 # ---------------------------------------------------------------- the law of walking
 
 
@@ -283,6 +300,16 @@ def test_the_law_of_turning_is_found_from_frames_alone() -> None:
     turning = true != 0
     assert (trained_[2] - true).abs()[turning].max() < 0.006
     assert trained_[:2].abs().max() < 0.05
+
+
+def test_an_action_that_no_walk_did_turns_nothing(walks: dict[Agent, Walks]) -> None:
+    own = walks[ROTATING]
+    unseen = replace(own, actions=own.actions.masked_fill(own.actions == 5, 4))
+    trainer = LabyrinthTrainer(small_model("paper", 0, ROTATING), unseen, [short(stages("paper", ROTATING)[0])], 0)
+    trainer.begin()
+    assert (own.actions == 5).any()
+    assert not trainer.model.transition.W_a[:, 5].any()
+    assert trainer.model.transition.W_a[2].any()
 
 
 def trained_from(trainer: LabyrinthTrainer, iterations: int) -> Tensor:

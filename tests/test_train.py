@@ -40,9 +40,11 @@ STAGES = len(tiny("default"))
 ITERATIONS = FIRST + 2 * (STAGES - 1)
 
 
-@pytest.fixture(scope="module")
-def few_walks() -> Walks:
+def some_walks() -> Walks:
     return distinct(record(ImageNavigationVectorEnv(24, task=None, split="train"), 80, np.random.default_rng(0), seed=0))
+
+
+few_walks = pytest.fixture(some_walks, scope="module", name="few_walks")
 
 
 def make_small(patch: pytest.MonkeyPatch, walks: Walks) -> None:
@@ -228,6 +230,7 @@ def test_the_model_and_its_card(whole: Path) -> None:
         "seed": 0,
         "size": "default",
         "images": "procedural",
+        "batches": 1,
         "walks": {"count": recipe.WALKS, "steps": recipe.STEPS, "split": "train"},
         "stages": [asdict(stage) for stage in tiny("default")],
     }
@@ -379,6 +382,8 @@ def test_experiments_of_the_labyrinth(world: str) -> None:
         assert learned.rules == recipe_labyrinth.RULES
     with pytest.raises(ValueError, match=f"among obstacles alone; given for {world}. Leave out --displacements"):
         train.experiment(world, "default", "procedural", 0, displacements=True)
+    with pytest.raises(ValueError, match="the labyrinth has none: leave out --images photos"):
+        train.experiment(world, "default", "photos", 0, displacements=False)
     with pytest.raises(ValueError, match="image-navigation, obstacle-grid, labyrinth and labyrinth-rotate; given 'maze'"):
         train.experiment("maze", "default", "procedural", 0, displacements=False)
 

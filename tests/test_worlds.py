@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from exact import exact_model
 from treasure import ID, Treasure, treasure_model, walk_by_hand
 
+from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
 from gtmsm_env.worlds import WorldsAhead, check_world, keep_places, newest_rewards, places
 
@@ -109,6 +111,15 @@ def test_rewards_of_the_last_visit() -> None:
     assert int(found.count) == 5
     assert torch.equal(found.s_mean, torch.tensor([[0.0, 0], [0, 1], [1, 0], [0, -1], [0, -2]]))
     assert torch.equal(found.values["reward"], walk.rewards[[4, 1, 3, 5, 6]])
+
+
+def test_rewards_of_the_last_visit_in_first_person() -> None:
+    """A heading one turn later is the same; the opposite one at the same place is another."""
+    s = torch.tensor([[0.0, 0, 0], [0, 0, math.pi], [0, 0, 2 * math.pi], [0, 0, -math.pi]])
+    values = {"reward": torch.tensor([0.0, 1, 2, 3]), "termination": torch.zeros(4, dtype=torch.bool)}
+    memory = SpatialMemory(s, torch.ones_like(s), values)
+    found = newest_rewards(memory.distinct(0.1), memory, 0.1)
+    assert found.values["reward"].tolist() == [2, 3]
 
 
 @pytest.mark.parametrize(
