@@ -46,7 +46,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Two:
     folder = tmp_path_factory.mktemp("two")
     program = [str(Path(__file__).with_name("two_processes.py")), str(folder)]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    subprocess.run([*launcher, *program], check=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    subprocess.run([*launcher, *program], check=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1"})
     return Two(folder, [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)])
 
 
