@@ -122,11 +122,16 @@ def figure_2(
 
 
 def frames_seen_and_imagined(
-    panel: Any, true: NDArray[np.uint8], imagined: NDArray[np.uint8], horizons: Sequence[int], below: str
+    panel: Any,
+    true: NDArray[np.uint8],
+    imagined: NDArray[np.uint8],
+    horizons: Sequence[int],
+    below: str,
+    title: str = "d  Frames seen and frames imagined from actions alone",
 ) -> NDArray[Any]:
     """Panel d of figures 2 and 3: true frames (H, h, w, 3) over imagined ones, at some imagined steps. Returns the axes, (2, steps)."""
     strip: NDArray[Any] = panel.subplots(2, len(horizons), gridspec_kw={"wspace": 0.06, "hspace": 0.06})
-    panel.suptitle("d  Frames seen and frames imagined from actions alone", x=0.008, ha="left", fontsize=10, fontweight="bold")
+    panel.suptitle(title, x=0.008, ha="left", fontsize=10, fontweight="bold")
     for column, horizon in zip(strip.T, horizons, strict=True):
         for axes, frames in zip(column, (true, imagined), strict=True):
             axes.imshow(frames[horizon - 1])
@@ -180,6 +185,25 @@ def figure_3(
             axes.set(xlabel="$s^1$", ylabel="$s^2$")
         upper.legend(*b.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
         frames_seen_and_imagined(lower, true, imagined, horizons, "imagined step")
+        save(figure, file)
+
+
+def figure_4(file: Path, picture: Picture, true: NDArray[np.uint8], imagined: NDArray[np.uint8], horizons: Sequence[int]) -> None:
+    """The paper's figure 4, of one walk from room to room: the rooms from above, and true and predicted frames at some imagined steps.
+
+    picture: (S, S, 3), with the agent at the first of these steps and, as its goal, at the last; true, imagined: (H, h, w, 3)
+    """
+    with rc_context(STYLE):
+        figure = Figure(figsize=(11, 4.6), layout="constrained")
+        left, right = np.asarray(figure.subfigures(1, 2, width_ratios=[1, 2.3]))
+        axes = left.subplots()
+        axes.imshow(picture)
+        axes.set_title(f"From step {horizons[0]} (white) to {horizons[-1]} (yellow)")
+        axes.set(xticks=[], yticks=[])
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(False)
+        for panel, part in zip(np.asarray(right.subfigures(2, 1)), np.array_split(np.asarray(horizons), 2), strict=True):
+            frames_seen_and_imagined(panel, true, imagined, part.tolist(), "imagined step", "")
         save(figure, file)
 
 

@@ -4,11 +4,14 @@ import json
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from exact import exact_landmarks, exact_model
+from exact import exact_landmarks, exact_model, exact_walker
 
+from gtmsm_env.envs.first_person import ACTIONS
 from gtmsm_env.metrics import wilson
 from gtmsm_env.model import GTMSM
 
@@ -95,6 +98,41 @@ def test_agents_among_obstacles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ]
     assert run("train_sb3", *world, *learn, monkeypatch=monkeypatch) == 0
     assert json.loads((tmp_path / "figures.json").read_text())["figures"]["world"] == "GTMSM-ObstacleGrid-v0"
+
+
+def test_agents_in_first_person(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The world's name chooses the length of walks and plans; what an agent that goes straight to its goals reaches, the dream knows."""
+    pytest.importorskip("numba")
+    walker = exact_walker()
+    monkeypatch.setattr(GTMSM, "load", lambda *arguments: walker)
+    monkeypatch.setattr("gtmsm_env.worlds.WALKED", {walker.world["id"]: 24})
+    file = tmp_path / "figures.json"
+    world = ["--world", walker.world["id"], "--json", str(file)]
+    assert run("plan_mpc", *world, "--worlds", "2", "--candidates", "32", "--video", "none", monkeypatch=monkeypatch) == 0
+    planned = json.loads(file.read_text())["figures"]
+    assert (planned["walk_steps"], planned["horizon"]) == (24, 24)
+    small = ["--worlds", "4", "--walks", "2", "--dream-steps", "1024", "--points", "1", "--plot", str(tmp_path / "curve.png")]
+    assert run("train_sb3", *world, *small, monkeypatch=monkeypatch) == 0
+    learned = json.loads(file.read_text())["figures"]
+    assert (learned["world"], learned["walk_steps"]) == (walker.world["id"], 24)
+    assert learned["trained"]["in the dream"]["real_steps"] == 2 * 23
+
+    program = runpy.run_path(str(ROOT / "agents" / "train_sb3.py"))
+    trial = program["Judge"](walker.world["id"], walker, 6, 24, {"split": "test"}, 0)(straight)
+    assert trial.success.all()
+    assert trial.believed_success.all()
+    np.testing.assert_allclose(trial.spl, trial.believed_spl, atol=0.05)
+    assert trial.spl.mean() > 0.5
+
+
+def straight(seen: dict[str, Any]) -> Any:
+    """Turns to the goal's place, walks there, and turns to its heading."""
+    (x, y, cos, sin), (goal_x, goal_y, goal_cos, goal_sin) = seen["state"].T, seen["goal_state"].T
+    away = (goal_x - x + 1j * (goal_y - y)) * (cos - 1j * sin)
+    turn = np.angle(np.where(np.abs(away) < 1.5, (goal_cos + 1j * goal_sin) * (cos - 1j * sin), away))
+    actions = {name: number for number, name in enumerate(ACTIONS)}
+    left, right, forward = (actions[name] for name in ("look left", "look right", "forward"))
+    return np.where(np.abs(turn) < 0.1, forward, np.where(turn > 0, left, right))
 
 
 def test_plan_mpc_without_the_video_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
