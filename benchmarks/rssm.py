@@ -173,12 +173,19 @@ def dream(model: RSSM, trials: Any, horizon: int) -> Frames:
 
 
 def batches(
-    world: dict[str, Any], seed: int, longest: int, size: int = BATCH, times: int = 1, policy: Policy | None = None, **rules: Any
+    world: dict[str, Any],
+    seed: int,
+    longest: int,
+    size: int = BATCH,
+    times: int = 1,
+    policy: Policy | None = None,
+    chunk: int = 256,
+    **rules: Any,
 ) -> Iterator[Walks]:
     """Training walks of `longest` steps without end, `size` of them in a batch, each `times` over."""
     kwargs = world["kwargs"] | rules | {"task": None, "split": "train"}
     while True:
-        for walks in record_walks(world["id"], kwargs, 2**16, longest, seed, policy=policy):
+        for walks in record_walks(world["id"], kwargs, 2**16, longest, seed, chunk, policy=policy):
             for rows in (rows for _ in range(times) for rows in torch.randperm(len(walks)).split(size)):
                 yield Walks(walks.frames[rows], walks.index[rows], walks.actions[rows])
         seed += 1

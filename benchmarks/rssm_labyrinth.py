@@ -28,6 +28,7 @@ from gtmsm_env.vector import Floats, Frames
 TAU, HORIZON = WALKING.tau, WALKING.horizon
 STAGES: Stages = ((0.0, 16, 16), (0.2, 48, 48), (0.5, 96, 96), (0.75, TAU, HORIZON))
 BATCH, TIMES = 16, 8  # walks; how often each is learned from, as rooms take longer to walk than pictures
+ROOMS, VALIDATED = 256, 20  # walked at once; validation rooms
 LAST = 50  # imagined steps that the learning curve is of
 WHOLE, END = f"psnr 1-{HORIZON}", f"mse {HORIZON - LAST + 1}-{HORIZON}"
 
@@ -73,13 +74,13 @@ def main() -> None:
     rssm = RSSM(gtmsm.frame_shape, gtmsm.num_actions, TAU)
     parameters = sum(p.numel() for p in rssm.parameters())
     print(f"an RSSM of {parameters:,} parameters trains for {minutes:.1f} minutes of CPU time", flush=True)
-    validation = list(record_trials(WALKING, world, 20, args.seed + 10**6, "validation"))
+    validation = list(record_trials(WALKING, world, VALIDATED, args.seed + 10**6, "validation"))
     beside = {name: levels(error) for name, error in errors(validation, partial(shown, gtmsm)).items()}
 
     def judge(imagine: Imagine) -> dict[str, float]:
         return levels(errors(validation, lambda trials: {RSSM_ROW: imagine(trials, HORIZON)})[RSSM_ROW])
 
-    curve = train(rssm, batches(world, args.seed, longest(STAGES), BATCH, TIMES, policy), STAGES, minutes, judge)
+    curve = train(rssm, batches(world, args.seed, longest(STAGES), BATCH, TIMES, policy, ROOMS), STAGES, minutes, judge)
 
     tests = record_trials(WALKING, world, args.episodes, args.seed)
     error = errors(tests, lambda trials: {RSSM_ROW: dream(rssm, trials, HORIZON), **shown(gtmsm, trials)})

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from gtmsm_env import plots
-from gtmsm_env.plots import binned, figure_3, figure_6, film, first_person_film, normal_quantile
+from gtmsm_env.plots import binned, figure_3, figure_4, figure_6, film, first_person_film, normal_quantile
 
 
 def test_bins_are_means_of_what_counts() -> None:
@@ -74,6 +74,19 @@ def test_figure_3_shows_places_headings_and_frames(tmp_path: Path, monkeypatch: 
         assert (float(now.U[0]), float(now.V[0])) == pytest.approx((np.cos(places[8, 2]), np.sin(places[8, 2])))
     shown = [np.asarray(panel.images[0].get_array()) for panel in axes[3:]]
     assert all(np.array_equal(a, b) for a, b in zip(shown, (frames[0], frames[3], 255 - frames[0], 255 - frames[3]), strict=True))
+
+
+def test_figure_4_shows_true_frames_over_imagined_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(plots.STYLE, "savefig.dpi", 30)
+    frames = np.random.default_rng(0).integers(256, size=(6, 8, 8, 3), dtype=np.uint8)
+    drawn: list[Figure] = []
+    save = plots.save
+    monkeypatch.setattr(plots, "save", lambda figure, file: (drawn.append(figure), save(figure, file))[1])
+    figure_4(tmp_path / "figure-4.png", np.zeros((16, 16, 3), np.uint8), frames, 255 - frames, [2, 3, 5])
+    assert (tmp_path / "figure-4.png").read_bytes().startswith(b"\x89PNG")
+    shown = [np.asarray(panel.images[0].get_array()) for panel in drawn[0].axes[1:]]
+    expected = [frames[1], frames[2], 255 - frames[1], 255 - frames[2], frames[4], 255 - frames[4]]
+    assert all(np.array_equal(a, b) for a, b in zip(shown, expected, strict=True))
 
 
 def test_a_first_person_film_shows_each_step_once() -> None:
