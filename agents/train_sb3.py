@@ -40,7 +40,7 @@ from gtmsm_env.metrics import bootstrap, success_by_path_length, wilson
 from gtmsm_env.model import GTMSM
 from gtmsm_env.report import check_writable, table, write_json
 from gtmsm_env.sb3 import DreamVecEnv, GoalFromHere
-from gtmsm_env.worlds import shipped_for, walk_steps_for
+from gtmsm_env.worlds import keep_places, shipped_for, walk_steps_for
 
 ROWS = 256  # dreams dreamed at once
 JUDGED = 200  # worlds a point is measured in
@@ -135,7 +135,7 @@ def believed_world(
 def dream_of_walks(world: str, model: GTMSM, walks: int, walk_steps: int, kwargs: dict[str, Any], seed: int) -> DreamVectorEnv:
     """Many rows that dream of a few walks, from wherever these have been."""
     worlds = gym.make_vec(world, num_envs=walks, **kwargs)
-    belief = walk(worlds, model, walk_steps, np.random.default_rng(seed), seed)
+    belief = keep_places(model, walk(worlds, model, walk_steps, np.random.default_rng(seed), seed))  # recalled once, not once a row
     worlds.close()
     return DreamVectorEnv(
         ROWS,

@@ -130,7 +130,7 @@ def frames_seen_and_imagined(
     title: str = "d  Frames seen and frames imagined from actions alone",
 ) -> NDArray[Any]:
     """Panel d of figures 2 and 3: true frames (H, h, w, 3) over imagined ones, at some imagined steps. Returns the axes, (2, steps)."""
-    strip: NDArray[Any] = panel.subplots(2, len(horizons), gridspec_kw={"wspace": 0.06, "hspace": 0.06})
+    strip: NDArray[Any] = panel.subplots(2, len(horizons), squeeze=False, gridspec_kw={"wspace": 0.06, "hspace": 0.06})
     panel.suptitle(title, x=0.008, ha="left", fontsize=10, fontweight="bold")
     for column, horizon in zip(strip.T, horizons, strict=True):
         for axes, frames in zip(column, (true, imagined), strict=True):

@@ -30,7 +30,7 @@ from gtmsm_env.train import Experiment, experiment, gather
 from gtmsm_env.trials import mean_square, psnr
 from gtmsm_env.worlds import check_env
 
-SHORT = replace(WALKING, steps=40, tau=24, horizon=6, far=8, spans=((1, 2), (1, 6)))
+SHORT = replace(WALKING, steps=40, tau=24, horizon=6, far=16, spans=((1, 2), (1, 6)))
 WORLD = {"id": WALKING.world, "kwargs": {}, "start": "anywhere"}
 
 
@@ -76,7 +76,8 @@ def test_the_model_takes_all_but_the_law(base: GTMSM) -> None:
     one, same, other = new_model(3), new_model(3), new_model(4)
     for name, x in one.state_dict().items():
         assert torch.equal(x, same.state_dict()[name])
-        assert torch.equal(x, base.state_dict()[name]) != name.startswith("transition.W_a")
+        if "stereo" not in name:  # of which the stand-in has none
+            assert torch.equal(x, base.state_dict()[name]) != name.startswith("transition")
     assert not torch.equal(one.transition.W_a, other.transition.W_a)
     assert one.projected is not None
     assert one.projected.camera.height == VizDoomEnv.camera_height
@@ -127,6 +128,6 @@ def test_it_is_judged_and_drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert json.dumps(figures)
     assert figures["right room"] is None
     assert figures["fidelity"].keys() == LINES.keys() & figures["fidelity"].keys()
-    assert figures["poses"]["units"]["8"] > 0
+    assert figures["poses"]["units"]["16"] > 0
     draw(tmp_path, model, measured, first)
     assert (tmp_path / "figure-3.png").stat().st_size > 0

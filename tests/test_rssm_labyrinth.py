@@ -36,6 +36,9 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 def test_it_dreams_from_what_was_seen_and_from_actions_alone(benchmark: ModuleType) -> None:
     trials = next(record_trials(SHORT, WORLD, 2, seed=0))
     model = benchmark.RSSM((32, 32, 3), 8, SHORT.tau)
+    with torch.no_grad():
+        for parameter in model.parameters():  # an untrained one passes on too little for a byte
+            parameter.mul_(2)
     shown = benchmark.dream(model, trials, SHORT.horizon)
     assert shown.shape == trials.future.shape
     for step, seen in ((SHORT.tau - 1, True), (SHORT.tau, False)):
