@@ -171,11 +171,13 @@ def figure_3(
         until = tau + max(horizons)
         both = np.concatenate([poses[:until], states[:until]])[:, :2]
         middle, reach = (both.max(0) + both.min(0)) / 2, max(0.6, 0.56 * np.ptp(both, axis=0).max())
+        lengths = (3, 5) if turns_alone(poses) else (22, 22)  # of arrows, inversely: all of a turn start at one place
         for axes, at, title in ((b, poses, "b  True places and headings"), (c, states, "c  Inferred ones")):
-            for part, colour, label in ((at[:tau], "#555555", "remembered"), (at[tau:until], BLUE, "imagined")):
+            parts = (at[:tau], "#555555", "remembered"), (at[tau:until], BLUE, "imagined")
+            for (part, colour, label), length in zip(parts, lengths, strict=True):
                 axes.plot(*part[:, :2].T, color=colour, linewidth=1, alpha=0.5)
                 ahead = np.stack([np.cos(part[:, 2]), np.sin(part[:, 2])])
-                axes.quiver(*part[:, :2].T, *ahead, color=colour, width=0.004, scale=22, headwidth=4, label=label)
+                axes.quiver(*part[:, :2].T, *ahead, color=colour, width=0.004, scale=length, headwidth=4, label=label)
             last = at[until - 1]
             axes.quiver(*last[:2], np.cos(last[2]), np.sin(last[2]), color=RED, width=0.012, scale=10, headwidth=4, label="now", zorder=4)
             axes.set_title(title)
@@ -355,12 +357,21 @@ def film(
         )
 
 
+def turns_alone(states: Floats) -> bool:
+    """Whether states (T, 3) are of an agent that stays where it is: what is left of places is rounding."""
+    return bool(np.ptp(states[:, :2], axis=0).max() < 0.05)
+
+
 def first_person_film(pictures: Iterable[Picture], true: Picture, imagined: Picture, states: Floats, tau: int) -> Iterator[Picture]:
-    """Pictures of a video in first person: the room from above, the true frame, the imagined one, the map of the inferred places.
+    """Pictures of a video in first person: the room from above, the true frame, the imagined one, the map of the inferred places, or of
+    the headings of an agent that only turns.
 
     pictures: of each imagined step, (S, S, 3); true, imagined (H, h, w, 3); states (tau + H, 3) of all
     """
+    what, at = "places", states[:, :2]
+    if turns_alone(states):
+        what, at = "headings", np.stack([np.cos(states[:, 2]), np.sin(states[:, 2])], axis=1)
     for h, picture in enumerate(pictures):
-        map_ = map_of_places(states[:tau, :2], states[tau : tau + h + 1, :2], size=256, axes=EAST_NORTH)
-        titles = ["room", "true frame", "imagined", f"inferred places, step {h + 1}"]
+        map_ = map_of_places(at[:tau], at[tau : tau + h + 1], size=256, axes=EAST_NORTH)
+        titles = ["room", "true frame", "imagined", f"inferred {what}, step {h + 1}"]
         yield side_by_side([picture[::2, ::2], true[h], imagined[h], map_], titles, height=256)

@@ -100,3 +100,18 @@ def test_a_first_person_film_shows_each_step_once() -> None:
         for colour in (*frames[t, ::3, 1], *frames[3 - t, ::3, 1]):
             assert (shown == colour).all(axis=-1).sum() >= 16
     assert all((a != b).any() for a, b in pairwise(pictures))
+
+
+def test_the_film_of_a_turn_maps_headings() -> None:
+    """Where nothing is walked, rounding is not magnified into a path."""
+    frames, states = np.zeros((3, 8, 8, 3), np.uint8), np.zeros((7, 3))
+    states[:, 2] = np.arange(7)
+    rooms = [np.zeros((32, 32, 3), np.uint8)] * 3
+    shaken = states + np.random.default_rng(0).normal(size=(7, 3)) * [1e-4, 1e-4, 0]
+    walked = np.stack([np.cos(states[:, 2]), np.sin(states[:, 2]), states[:, 2]], axis=1)
+    turned, trembled, on_a_circle = (list(first_person_film(iter(rooms), frames, frames, of, 4)) for of in (states, shaken, walked))
+    for turn, shake, circle in zip(turned, trembled, on_a_circle, strict=True):
+        assert np.array_equal(turn, shake)
+        map_ = slice(-256, None)
+        assert np.array_equal(turn[-256:, map_], circle[-256:, map_])
+        assert (turn != circle).any()  # told as headings and as places
