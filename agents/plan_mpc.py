@@ -2,11 +2,11 @@
 
     python agents/plan_mpc.py [--planner cem] [--worlds 500] [--images FOLDER] [--video FILE] [--json FILE]
 
-In each world the agent walks 256 steps at random and remembers what it saw where. Then it is shown the frame of a place it has been,
-asks the memory where that was, and goes there: at every step it imagines some hundreds of walks from where it believes to be, takes
-the first step of the best, and moves its belief by that action and what it then sees. An obstacle met on the way is remembered and
-planned around. True places are used for the figures only. Beside it, in the same worlds with the same goals: an agent that looks one
-step ahead, a random walk, and the true shortest path. Needs the extras train and video.
+In each world the agent explores for 256 steps, 150 in the labyrinth, and remembers what it saw where. Then it is shown the frame of a
+place it has been, asks the memory where that was, and goes there: at every step it imagines some hundreds of walks from where it believes
+to be, takes the first step of the best, and moves its belief by that action and what it then sees. An obstacle met on the way is
+remembered and planned around. True places are used for the figures only. Beside it, in the same worlds with the same goals: an agent that
+looks one step ahead, a random walk, and the true shortest path. Needs the extras train and video.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from gtmsm_env.planning import METHODS, Objective, Plan, Planner, goal_states, g
 from gtmsm_env.report import check_writable, table, write_json
 from gtmsm_env.types import WITHIN, Belief
 from gtmsm_env.video import missing, write_video
-from gtmsm_env.worlds import check_world, keep_places, shipped_for, tolerance
+from gtmsm_env.worlds import check_world, keep_places, shipped_for, tolerance, walk_steps_for
 
 Agent = Callable[[Belief, Objective, torch.Generator, Plan | None], Plan]
 
@@ -180,7 +180,8 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     program.add_argument("--planner", choices=list(METHODS), default="cem", help="cross-entropy method, MPPI, or random shooting")
-    program.add_argument("--horizon", type=integer(1), default=16, metavar="T", help="steps of a plan")
+    own: dict[str, Any] = {"default": argparse.SUPPRESS, "metavar": "N"}
+    program.add_argument("--horizon", type=integer(1), **own, help="steps of a plan (default: 16, in first person 24)")
     program.add_argument("--candidates", type=integer(1), default=192, metavar="C", help="plans imagined in one round")
     program.add_argument("--iterations", type=integer(1), default=3, metavar="I", help="rounds of a decision")
     program.add_argument("--model", metavar="NAME", default=argparse.SUPPRESS, help="a shipped model, or a path (default: the world's)")
@@ -188,7 +189,7 @@ def parser() -> argparse.ArgumentParser:
     program.add_argument("--world-kwargs", type=json_object, default={}, metavar="JSON", help="arguments of the world")
     program.add_argument("--images", metavar="SOURCE", help="a folder or zip of images, CelebA or any, in place of procedural ones")
     program.add_argument("--worlds", type=integer(1), default=500, metavar="N", help="how many worlds are explored, by each agent")
-    program.add_argument("--walk-steps", type=integer(1), default=256, metavar="N", help="frames of the exploring walk")
+    program.add_argument("--walk-steps", type=integer(1), **own, help="frames of the exploring walk (default: 256, in the labyrinth 150)")
     program.add_argument("--seed", type=integer(0), default=0, metavar="N", help="of every random draw")
     program.add_argument("--video", default="runs/plan_mpc.mp4", metavar="FILE", help="where the video goes; 'none' draws none")
     program.add_argument("--filmed", type=integer(1), default=4, metavar="N", help="worlds shown in the video")
@@ -237,6 +238,8 @@ def main() -> None:
     torch.set_num_threads(1)  # the tensors are small
     args.model = getattr(args, "model", None) or shipped_for(args.world)
     model = GTMSM.load(args.model)
+    args.walk_steps = getattr(args, "walk_steps", walk_steps_for(args.world))
+    args.horizon = getattr(args, "horizon", 24 if model.transition.W_a.shape[0] == 3 else 16)
     kwargs = args.world_kwargs | ({"images": args.images} if args.images else {})
 
     def make(rows: int, **more: Any) -> VectorEnv[Any, Any, Any]:

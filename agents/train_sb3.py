@@ -2,11 +2,12 @@
 
     python agents/train_sb3.py [--algorithm ppo] [--walks 8] [--images FOLDER] [--plot FILE] [--json FILE]
 
-A few worlds are explored, 255 steps each; these are all the real steps that the agent ever costs. It is trained in the dream of these
-worlds, then judged in worlds that neither it nor the model has seen: from where a walk there ended to a goal frame, beside what the
-dream says of the same episodes. It observes where it believes to be, where it remembers to have seen the goal, and how far it is from
-anything remembered. Beside it the same agent with the same observations is trained in the world itself: with as many real steps, and
-with 20 times as many, walks counted. Needs the extras sb3 and train, and plot for the learning curves.
+A few worlds are explored, 255 steps each, 149 in the labyrinth; these are all the real steps that the agent ever costs. It is trained in
+the dream of these worlds, then judged in worlds that neither it nor the model has seen: from where a walk there ended to a goal frame,
+beside what the dream says of the same episodes. It observes where it believes to be, where it remembers to have seen the goal, and how far
+it is from anything remembered; in first person it looks at the goal from there. Beside it the same agent with the same observations is
+trained in the world itself: with as many real steps, and with 20 times as many, walks counted. Needs the extras sb3 and train, and plot
+for the learning curves.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ from gtmsm_env.dream import DreamVectorEnv
 from gtmsm_env.metrics import bootstrap, success_by_path_length, wilson
 from gtmsm_env.model import GTMSM
 from gtmsm_env.report import check_writable, table, write_json
-from gtmsm_env.sb3 import DreamVecEnv
-from gtmsm_env.worlds import shipped_for
+from gtmsm_env.sb3 import DreamVecEnv, GoalFromHere
+from gtmsm_env.worlds import keep_places, shipped_for, walk_steps_for
 
 ROWS = 256  # dreams dreamed at once
 JUDGED = 200  # worlds a point is measured in
@@ -79,23 +80,30 @@ class Judge:
 
     def __init__(self, world: str, model: GTMSM, worlds: int, walk_steps: int, kwargs: dict[str, Any], seed: int) -> None:
         self.world = believed_world(world, model, worlds, walk_steps, kwargs, "NextStep")
+        truth: Any = self.world.unwrapped
         self.dream = DreamVectorEnv(
-            worlds, world=world, world_kwargs=kwargs, model=model, walk_steps=walk_steps, episodes_per_walk=None, observation="state"
+            worlds,
+            world=world,
+            world_kwargs=kwargs,
+            model=model,
+            walk_steps=walk_steps,
+            episodes_per_walk=None,
+            horizon=truth.horizon,
+            observation="state",
         )
         here, info = self.world.reset(seed=seed)
         there, _ = self.dream.reset(seed=seed)  # the same seed walks the same walks
         if not np.allclose(here["state"], there["state"], atol=1e-3):
             raise RuntimeError("the dream begins where the world does, or they cannot be compared")
         self.goals = info["goal_pose" if "goal_pose" in info else "goal_position"]
+        self.shortest = truth.steps_to_goal()  # for the figures only
 
     def __call__(self, act: Policy) -> Trial:
         here, _ = self.world.reset(options={"goal": self.goals})
-        truth: Any = self.world.unwrapped
-        shortest = truth.steps_to_goal()  # for the figures only
         there, _ = self.dream.reset(options={"goal": here["goal_state"]})
         success, taken = fare(self.world, act, here)
         believed, imagined = fare(self.dream, act, there)
-        spl, believed_spl = (success_by_path_length(*of) for of in ((success, shortest, taken), (believed, shortest, imagined)))
+        spl, believed_spl = (success_by_path_length(*of) for of in ((success, self.shortest, taken), (believed, self.shortest, imagined)))
         return Trial(success, spl, believed, believed_spl)
 
 
@@ -127,7 +135,7 @@ def believed_world(
 def dream_of_walks(world: str, model: GTMSM, walks: int, walk_steps: int, kwargs: dict[str, Any], seed: int) -> DreamVectorEnv:
     """Many rows that dream of a few walks, from wherever these have been."""
     worlds = gym.make_vec(world, num_envs=walks, **kwargs)
-    belief = walk(worlds, model, walk_steps, np.random.default_rng(seed), seed)
+    belief = keep_places(model, walk(worlds, model, walk_steps, np.random.default_rng(seed), seed))  # recalled once, not once a row
     worlds.close()
     return DreamVectorEnv(
         ROWS,
@@ -163,10 +171,12 @@ def learn(
     algorithm: str, env: DreamVecEnv, steps: int, judge: Judge, points: int, seed: int, name: str
 ) -> tuple[BaseAlgorithm, list[dict[str, Any]]]:
     """At most `steps` steps of training, and the learning curve."""
+    assert isinstance(env.observation_space, gym.spaces.Dict)
+    first_person = env.observation_space["state"].shape == (4,)
     settings: dict[str, Any] = {
         "gamma": 0.95,
         "learning_rate": 1e-3,
-        "policy_kwargs": {"net_arch": [64, 64]},
+        "policy_kwargs": {"net_arch": [64, 64], **({"features_extractor_class": GoalFromHere} if first_person else {})},
         "seed": seed,
         "device": "cpu",
     }
@@ -197,12 +207,13 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     program.add_argument("--algorithm", choices=["ppo", "dqn"], default="ppo", help="of Stable-Baselines3")
+    own: dict[str, Any] = {"default": argparse.SUPPRESS, "metavar": "N"}
     program.add_argument("--walks", type=integer(1), default=8, metavar="N", help="worlds explored to be dreamed of")
-    program.add_argument("--walk-steps", type=integer(1), default=256, metavar="N", help="frames of an exploring walk")
+    program.add_argument("--walk-steps", type=integer(1), **own, help="frames of an exploring walk (default: 256, in the labyrinth 150)")
     program.add_argument("--dream-steps", type=integer(1), default=200_000, metavar="N", help="steps of training in the dream")
     program.add_argument("--world", default="GTMSM-ImageNavigation-v0", metavar="ID", help="must be the world the model was trained for")
     program.add_argument("--model", metavar="NAME", default=argparse.SUPPRESS, help="a shipped model, or a path (default: the world's)")
-    program.add_argument("--images", default="procedural", metavar="SOURCE", help="or a folder or zip of images, CelebA or any")
+    program.add_argument("--images", metavar="SOURCE", help="a folder or zip of images, CelebA or any, in place of procedural ones")
     program.add_argument("--worlds", type=integer(1), default=500, metavar="N", help="unseen worlds in which agents are judged at the end")
     program.add_argument("--points", type=integer(1), default=8, metavar="N", help="points of the learning curves")
     program.add_argument("--seed", type=integer(0), default=0, metavar="N", help="of every random draw")
@@ -245,8 +256,10 @@ def main() -> None:
     check_writable(args.plot)
     torch.set_num_threads(1)  # the networks are small
     args.model = getattr(args, "model", None) or shipped_for(args.world)
+    args.walk_steps = getattr(args, "walk_steps", walk_steps_for(args.world))
     model = GTMSM.load(args.model)
-    train, test = ({"images": args.images, "split": split} for split in ("train", "test"))
+    pictures = {"images": args.images} if args.images else {}
+    train, test = ({"split": split, **pictures} for split in ("train", "test"))
     often = Judge(args.world, model, min(args.worlds, JUDGED), args.walk_steps, test, args.seed + 10_000)
     last = Judge(args.world, model, args.worlds, args.walk_steps, test, args.seed)
     a_walk = args.walk_steps - 1

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gtmsm_env.checkpoint import load_checkpoint
-from gtmsm_env.data import Walks, record_walks
+from gtmsm_env.data import Policy, Walks, record_walks
 from gtmsm_env.evaluate import FLOOR, HEAVIEST, LINES, OURS, imagined_frames, measure
 from gtmsm_env.model import GTMSM, PRETRAINED, shipped
 from gtmsm_env.networks import frames_to_x, x_to_frames
@@ -52,13 +52,14 @@ from gtmsm_env.types import Walk
 from gtmsm_env.vector import Frames
 
 # From this share of the time on: steps seen, and the most that are imagined; how many is drawn for each batch, log-uniformly from 16.
-STAGES = ((0.0, 16, 16), (0.2, 48, 64), (0.45, 128, 128), (0.7, 256, 256))
+Stages = tuple[tuple[float, int, int], ...]
+STAGES: Stages = ((0.0, 16, 16), (0.2, 48, 64), (0.45, 128, 128), (0.7, 256, 256))
 BATCH, LEARNING_RATE, ANNEAL = 32, 1e-3, 0.4  # the last 40 % of the time bring the learning rate to 0
 SCORED = 32  # steps decoded of those seen, and as many of those imagined
 SIGMA_X = 0.1
 RSSM_ROW = "RSSM"
 RED: dict[str, Any] = {"color": "#c51b3c", "linewidth": 2.6}
-Imagine = Callable[[Trials, int], Frames]  # worlds, and how many steps after TAU -> frames (W, steps, H, W, C)
+Imagine = Callable[[Any, int], Frames]  # trials, and how many steps after those seen -> frames (W, steps, H, W, C)
 Judge = Callable[[Imagine], dict[str, float]]
 
 
@@ -66,14 +67,17 @@ class RSSM(nn.Module):
     """h_t = GRU(h_{t-1}, [z_{t-1}, a_t]); p(z_t | h_t); q(z_t | x_t); p(x_t | h_t, z_t).
 
     Args:
-        frame_shape: (H, W, C)
+        frame_shape: (H, W, C); frames of 32 pixels and more are seen and drawn by convolutions
         num_actions: A
+        tau: steps that will be seen
     """
 
-    def __init__(self, frame_shape: tuple[int, ...], num_actions: int, h_size: int = 256, z_size: int = 32, hidden: int = 256) -> None:
+    def __init__(
+        self, frame_shape: tuple[int, ...], num_actions: int, tau: int = TAU, h_size: int = 256, z_size: int = 32, hidden: int = 256
+    ) -> None:
         super().__init__()
         height, width, channels = frame_shape
-        self.x_shape, self.num_actions = (channels, height, width), num_actions
+        x_shape, self.num_actions, self.tau = (channels, height, width), num_actions, tau
         x_size = math.prod(frame_shape)
 
         def mlp(*sizes: int) -> nn.Sequential:
@@ -81,15 +85,25 @@ class RSSM(nn.Module):
             return nn.Sequential(*layers[:-1])
 
         self.gru = nn.GRU(z_size + num_actions, h_size, batch_first=True)
-        self.q, self.p = mlp(x_size, hidden, hidden, 2 * z_size), mlp(h_size, hidden, 2 * z_size)
-        self.decoder = mlp(h_size + z_size, hidden, hidden, x_size)
-        # each unit forgets at its own rate, over 1 to TAU steps
+        if height < 32:
+            self.q = nn.Sequential(nn.Flatten(), mlp(x_size, hidden, hidden, 2 * z_size))
+            self.decoder = nn.Sequential(mlp(h_size + z_size, hidden, hidden, x_size), nn.Unflatten(-1, x_shape))
+        else:
+            sizes = [channels, 16, 32, 64]
+            down = [layer for a, b in pairwise(sizes) for layer in (nn.Conv2d(a, b, 4, 2, 1), nn.SiLU())]
+            up = [layer for b, a in pairwise(sizes[::-1]) for layer in (nn.SiLU(), nn.ConvTranspose2d(b, a, 4, 2, 1))]
+            small = (sizes[-1], height // 8, width // 8)
+            self.q = nn.Sequential(*down, nn.Flatten(), mlp(math.prod(small), hidden, 2 * z_size))
+            self.decoder = nn.Sequential(mlp(h_size + z_size, hidden, math.prod(small)), nn.Unflatten(-1, small), *up)
+        self.p = mlp(h_size, hidden, 2 * z_size)
+        # each unit forgets at its own rate, over 1 to tau steps
         bias = dict(self.gru.named_parameters())["bias_hh_l0"].detach()
-        nn.init.uniform_(bias[h_size : 2 * h_size], 1, TAU).log_()
+        nn.init.uniform_(bias[h_size : 2 * h_size], 1, tau).log_()
 
     def posterior(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """q(z | x): uint8 frames (*B, H, W, C) -> mean and deviation (*B, d)."""
-        return self.gaussian(self.q(frames_to_x(frames).flatten(-3) - 0.5))
+        statistics = self.q(frames_to_x(frames).flatten(0, -4) - 0.5)
+        return self.gaussian(statistics.reshape(*frames.shape[:-3], -1))
 
     def prior(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """p(z | h): h (*B, D) -> mean and deviation (*B, d)."""
@@ -97,8 +111,8 @@ class RSSM(nn.Module):
 
     def decode(self, h: Tensor, z: Tensor) -> Tensor:
         """The mean of p(x | h, z), (*B, C, H, W)."""
-        x: Tensor = self.decoder(torch.cat([h, z], dim=-1)).unflatten(-1, self.x_shape)
-        return x + 0.5
+        x: Tensor = self.decoder(torch.cat([h, z], dim=-1).flatten(0, -2))
+        return x.reshape(*h.shape[:-1], *x.shape[1:]) + 0.5
 
     @staticmethod
     def gaussian(statistics: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,29 +163,43 @@ def gaussian_kl(mean: Tensor, deviation: Tensor, other_mean: Tensor, other_devia
 
 
 @torch.no_grad()
-def dream(model: RSSM, trials: Trials, horizon: int) -> Frames:
-    """What the RSSM imagines after TAU seen steps, deterministically: (W, horizon, H, W, C)."""
-    walk = trials.walk
-    z = model.posterior(walk.frames[:, :TAU])[0]
-    h = model.observe(z, walk.actions[:, : TAU - 1])
-    h, z = model.imagine(h[:, -1], z[:, -1], walk.actions[:, TAU - 1 : TAU - 1 + horizon])
+def dream(model: RSSM, trials: Any, horizon: int) -> Frames:
+    """What the RSSM imagines after the first tau steps of `trials.walk`, deterministically: (W, horizon, H, W, C)."""
+    walk, tau = trials.walk, model.tau
+    z = model.posterior(walk.frames[:, :tau])[0]
+    h = model.observe(z, walk.actions[:, : tau - 1])
+    h, z = model.imagine(h[:, -1], z[:, -1], walk.actions[:, tau - 1 : tau - 1 + horizon])
     return x_to_frames(model.decode(h, z)).numpy()
 
 
-def batches(world: dict[str, Any], seed: int, images: str) -> Iterator[Walks]:
-    """Training walks without end."""
-    longest = max(tau + ahead for _, tau, ahead in STAGES)
+def batches(
+    world: dict[str, Any],
+    seed: int,
+    longest: int,
+    size: int = BATCH,
+    times: int = 1,
+    policy: Policy | None = None,
+    chunk: int = 256,
+    **rules: Any,
+) -> Iterator[Walks]:
+    """Training walks of `longest` steps without end, `size` of them in a batch, each `times` over."""
+    kwargs = world["kwargs"] | rules | {"task": None, "split": "train"}
     while True:
-        for walks in record_walks(world["id"], world["kwargs"] | {"task": None, "images": images, "split": "train"}, 2**16, longest, seed):
-            for rows in torch.randperm(len(walks)).split(BATCH):
+        for walks in record_walks(world["id"], kwargs, 2**16, longest, seed, chunk, policy=policy):
+            for rows in (rows for _ in range(times) for rows in torch.randperm(len(walks)).split(size)):
                 yield Walks(walks.frames[rows], walks.index[rows], walks.actions[rows])
         seed += 1
 
 
-def train(model: RSSM, world: dict[str, Any], minutes: float, seed: int, images: str, judge: Judge) -> list[dict[str, float]]:
+def longest(stages: Stages) -> int:
+    """Steps of the walks that these stages need."""
+    return max(tau + ahead for _, tau, ahead in stages)
+
+
+def train(model: RSSM, source: Iterator[Walks], stages: Stages, minutes: float, judge: Judge) -> list[dict[str, float]]:
     """Trains for `minutes` of CPU time and gives the learning curve. Walks and the judge are not counted, as for GTM-SM's card."""
     optimiser = torch.optim.Adam(model.parameters())
-    source, iterations = batches(world, seed, images), 0
+    iterations = 0
     curve: list[dict[str, float]] = []
     start, paused, total = time.process_time(), 0.0, 60 * minutes
     while True:
@@ -184,12 +212,13 @@ def train(model: RSSM, world: dict[str, Any], minutes: float, seed: int, images:
             paused += time.process_time() - before
         if share == 1:
             return curve
-        _, tau, most = [stage for stage in STAGES if stage[0] <= share][-1]
+        _, tau, most = [stage for stage in stages if stage[0] <= share][-1]
         ahead = round(16 * (most / 16) ** float(torch.rand(())))
         for group in optimiser.param_groups:
             group["lr"] = LEARNING_RATE * min(1.0, (1 - share) / ANNEAL)
         before = time.process_time()
-        walks = next(source).batch(torch.arange(BATCH), tau + ahead)
+        walks = next(source)
+        walks = walks.batch(torch.arange(len(walks)), tau + ahead)
         paused += time.process_time() - before
         loss = model(walks.frames, walks.index, walks.actions, tau)
         optimiser.zero_grad()
@@ -222,14 +251,15 @@ def gtmsm_dream(model: GTMSM, trials: Trials, horizon: int) -> Frames:
     return next(imagined_frames(model, s, belief.memory, torch.Generator()))[1]
 
 
-def draw_curve(file: Path, curve: list[dict[str, float]], levels: dict[str, dict[str, float]]) -> None:
+def draw_curve(
+    file: Path, curve: list[dict[str, float]], levels: dict[str, dict[str, float]], name: str, title: str, styles: dict[str, Any] = LINES
+) -> None:
     """The RSSM's learning curve between what needs no training and what GTM-SM reached."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     from gtmsm_env import plots
 
-    name = "mse 193-256, visited"
     with rc_context(plots.STYLE):
         figure = Figure(figsize=(6.2, 3.9), layout="constrained")
         axes = figure.subplots()
@@ -237,8 +267,8 @@ def draw_curve(file: Path, curve: list[dict[str, float]], levels: dict[str, dict
             [point["cpu seconds"] / 60 for point in curve], [point[name] for point in curve], "o-", markersize=4, label=RSSM_ROW, **RED
         )
         for level, figures in levels.items():
-            axes.axhline(figures[name], label=level, **LINES[level])
-        axes.set(xlabel="CPU minutes of training", ylabel="MSE", yscale="log", title="Visited places, imagined steps 193-256, validation")
+            axes.axhline(figures[name], label=level, **styles[level])
+        axes.set(xlabel="CPU minutes of training", ylabel="MSE", yscale="log", title=title)
         axes.tick_params(length=0, which="both")
         axes.legend(fontsize=8)
         plots.save(figure, file)
@@ -267,7 +297,7 @@ def main() -> None:
     judge = judge_on(world, args.seed + 10**6, args.images)
     ours = OURS if gtmsm.views else HEAVIEST
     levels = {MEAN: judge(memory_mean), ours: judge(partial(gtmsm_dream, gtmsm))}
-    curve = train(rssm, world, minutes, args.seed, args.images, judge)
+    curve = train(rssm, batches(world, args.seed, longest(STAGES), images=args.images), STAGES, minutes, judge)
 
     parts = []
     for trials in record_trials(world, args.episodes, args.seed, args.images):
@@ -286,7 +316,8 @@ def main() -> None:
         from gtmsm_env import plots
 
         plots.horizon_figure(args.output / "rssm-by-horizon.png", errors, kinds(measured.visited), LINES | {RSSM_ROW: RED})
-        draw_curve(args.output / "rssm-learning-curve.png", curve, levels)
+        title = "Visited places, imagined steps 193-256, validation"
+        draw_curve(args.output / "rssm-learning-curve.png", curve, levels, "mse 193-256, visited", title)
     if args.json:
         counted = {"minutes": minutes, "episodes": args.episodes, "parameters": sum(p.numel() for p in rssm.parameters())}
         learned = {"learning curve": curve, "validation levels": levels}

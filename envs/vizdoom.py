@@ -224,6 +224,12 @@ class VizDoomEnv(gym.Env[Observation, int]):
         turns = max(turning - self.goal_angle, 0) / self.turn if self.turn else 0.0
         return math.ceil(max(walks, turns) - 1e-6)
 
+    def explorer(self, generator: np.random.Generator, whims: float = 0.0) -> Any:
+        """Who walks here when nobody is named: a `Wanderer`; for its arguments see there."""
+        from gtmsm_env.envs.vizdoom_walker import Wanderer  # which knows this class
+
+        return Wanderer(self, generator, whims)
+
     def render(self) -> Frames | None:
         """What the engine draws, twice as large; None without a render_mode."""
         if self.render_mode is None:

@@ -48,6 +48,15 @@ class Room(NamedTuple):
         """A pose (x, y, heading) drawn from all those of an agent that touches nothing."""
         return generator.uniform([RADIUS, RADIUS, 0], [self.size[0] - RADIUS, self.size[1] - RADIUS, 2 * np.pi])
 
+    def depths(self, pose: Floats, size: int, field_of_view: float) -> Floats:
+        """How deep the walls lie in every column of a frame (size,) that is seen from poses (..., 3): (..., size) units."""
+        aside = np.tan(np.radians(field_of_view) / 2) * (1 - (2 * np.arange(size) + 1) / size)  # to the left, of every unit ahead
+        x, y, heading = np.moveaxis(np.asarray(pose)[..., None], -2, 0)
+        along = np.cos(heading) - aside * np.sin(heading), np.sin(heading) + aside * np.cos(heading)
+        with np.errstate(divide="ignore"):  # a wall that is never met is infinitely deep
+            walls = [np.where(way > 0, side - at, -at) / way for at, side, way in zip((x, y), self.size, along, strict=True)]
+        return np.minimum(*(np.abs(wall) for wall in walls))
+
     def clearance(self, x: float, y: float) -> float:
         """Distance from a place to the nearest wall; negative outside."""
         return min(x, self.size[0] - x, y, self.size[1] - y)

@@ -14,6 +14,7 @@ from gtmsm_env.envs.vizdoom_room import RADIUS
 
 REACHED, PATIENCE = 0.35, 60  # units from a target, and steps after which it is given up
 LOOKS_AROUND = 0.2  # probability of turning by up to a circle at a target
+WHIM = 8  # most steps that one lasts
 MARGIN = 0.02  # units to keep from the walls, beside the agent's radius
 
 FORWARD, LEFT, RIGHT = (list(ACTIONS).index(name) for name in ("forward", "look left", "look right"))
@@ -28,9 +29,10 @@ class Wanderer:
     Args:
         world: a `VizDoomEnv` or a SyncVectorEnv of them, with or without wrappers
         generator: draws the places; one for all rows, or one a row, so that no row depends on others
+        whims: probability of doing, from a step on, any one action for up to WHIM steps: what all eight do is seen only so
     """
 
-    def __init__(self, world: Any, generator: np.random.Generator | Sequence[np.random.Generator]) -> None:
+    def __init__(self, world: Any, generator: np.random.Generator | Sequence[np.random.Generator], whims: float = 0.0) -> None:
         if isinstance(world, VectorEnv) and not isinstance(world.unwrapped, SyncVectorEnv):
             raise ValueError(f"a Wanderer sees the worlds it walks in, and those of {world} are elsewhere; take a SyncVectorEnv")
         self._scalar = not isinstance(world, VectorEnv)
@@ -38,7 +40,7 @@ class Wanderer:
         generators = [generator] * len(worlds) if isinstance(generator, np.random.Generator) else list(generator)
         if len(generators) != len(worlds):
             raise ValueError(f"one generator a row is needed, got {len(generators)} for {len(worlds)} rows; pass one for all rows")
-        self._rows = [_Row(*row) for row in zip(worlds, generators, strict=True)]
+        self._rows = [_Row(*row, whims) for row in zip(worlds, generators, strict=True)]
 
     def __call__(self) -> Any:
         actions = [row.action() for row in self._rows]
@@ -48,13 +50,23 @@ class Wanderer:
 class _Row:
     """One agent: where it is going."""
 
-    def __init__(self, world: VizDoomEnv, generator: np.random.Generator) -> None:
-        self.world, self.generator = world, generator
+    def __init__(self, world: VizDoomEnv, generator: np.random.Generator, whims: float) -> None:
+        self.world, self.generator, self.whims = world, generator, whims
+        self.whim = self.left = 0  # which action, and for how many steps more
         self.target = np.zeros(2)
         self.since = 0  # steps, since the target was drawn
         self.turns = 0  # left (positive) or right, still to do for looking around
 
     def action(self) -> int:
+        wished = self._wished()
+        if not self.whims:
+            return wished
+        self.left -= 1
+        if self.left <= 0 and self.generator.random() < self.whims:
+            self.whim, self.left = (int(n) for n in self.generator.integers([0, 1], [len(ACTIONS), WHIM + 1]))
+        return self.whim if self.left > 0 and self._comes_to_rest(self.whim) else wished
+
+    def _wished(self) -> int:
         world, pose = self.world, self.world._pose
         near = bool(np.hypot(*(self.target - pose[:2])) < REACHED)
         if near or self.since > PATIENCE or not world._world_steps:

@@ -15,7 +15,7 @@ from gymnasium.error import Error
 
 from gtmsm_env import __version__
 
-WORLDS = ("image-navigation", "obstacle-grid", "labyrinth", "labyrinth-rotate")
+WORLDS = ("image-navigation", "obstacle-grid", "labyrinth", "labyrinth-rotate", "labyrinth-vizdoom")
 JUDGED = (*WORLDS, "labyrinth-rooms", "labyrinth-lab")  # where a model of another is judged too
 DEFAULT = "(default: %(default)s)"
 # What the commands import beyond the core dependencies, and the extra that installs it.
@@ -27,6 +27,7 @@ EXTRAS = {
     "stable_baselines3": "sb3",
     "tensorboard": "train",
     "tqdm": "train",
+    "vizdoom": "vizdoom",
 }
 
 

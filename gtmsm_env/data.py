@@ -90,16 +90,16 @@ def record(
     )
 
 
-def own_explorer(world: World, generator: np.random.Generator | Sequence[np.random.Generator]) -> Callable[[], Any] | None:
-    """The world's own `explorer`, and of worlds that Gymnasium stacks one a row; None where they have none."""
+def own_explorer(world: World, generator: np.random.Generator | Sequence[np.random.Generator], *whims: float) -> Callable[[], Any] | None:
+    """The world's own `explorer`, and of worlds that Gymnasium stacks one a row; None where they have none. Some have whims."""
     inner: Any = world.unwrapped
     if hasattr(inner, "explorer"):
-        explorer: Callable[[], Any] = inner.explorer(generator)
+        explorer: Callable[[], Any] = inner.explorer(generator, *whims)
         return explorer
     if not isinstance(inner, SyncVectorEnv) or not all(hasattr(env.unwrapped, "explorer") for env in inner.envs):
         return None
     generators = [generator] * inner.num_envs if isinstance(generator, np.random.Generator) else generator
-    each = [cast(Any, env.unwrapped).explorer(own) for env, own in zip(inner.envs, generators, strict=True)]
+    each = [cast(Any, env.unwrapped).explorer(own, *whims) for env, own in zip(inner.envs, generators, strict=True)]
     return lambda: np.array([explorer() for explorer in each])
 
 

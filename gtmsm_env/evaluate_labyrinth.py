@@ -7,32 +7,36 @@ model sees frames and actions; true poses and depths judge it, and make the orac
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.vector import SyncVectorEnv
 from torch import Tensor
 
 import gtmsm_env  # noqa: F401  registers the worlds
+from gtmsm_env import recipe_vizdoom
 from gtmsm_env.data import record
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
 from gtmsm_env.networks import frames_to_x, x_to_frames
 from gtmsm_env.oracles import composed, nearest_view
 from gtmsm_env.perspective import relative
-from gtmsm_env.recipe_labyrinth import AGENTS, CAMERA, JUDGED_ONLY, Agent, check_images, policy
+from gtmsm_env.recipe_labyrinth import AGENTS, CAMERA, JUDGED_ONLY, Agent, check_images
 from gtmsm_env.report import named_table, plain
 from gtmsm_env.trials import mean_square, psnr, share, span_name, together
 from gtmsm_env.types import Walk, gaussian_log_prob, phi
-from gtmsm_env.vector import Flags, Floats, Frames
+from gtmsm_env.vector import Flags, Floats, Frames, Rows
 from gtmsm_env.video import missing, write_video
 
 CHUNK = 10  # rooms in memory at once
 SLICE = 10  # steps decoded at once
+PASSAGE = 30  # steps before and after a passage that figure 4 shows
 SHOWN = 0.9  # share of a frame from which on its place counts as seen
 
 OURS, PAPER = "our prior, projected views", "the paper's prior, combined"
@@ -51,6 +55,7 @@ class Trials:
     walk: Walk  # (W, tau + far), on the CPU
     pose: Tensor  # (W, tau + far, 3) true, seen from the start, as states are
     depth: Tensor  # (W, tau + horizon, w) true, of every column
+    camera: dict[str, float] = field(default_factory=lambda: CAMERA)
 
     @property
     def remembered(self) -> Tensor:
@@ -84,25 +89,30 @@ class Measured:
 
 def record_trials(agent: Agent, world: dict[str, Any], episodes: int, seed: int, split: str = "test") -> Iterator[Trials]:
     """Walks of the paper's agents in unseen rooms, CHUNK at a time. Room and walk i depend on `seed + i` alone."""
-    from gtmsm_env.envs.labyrinth_raycaster import column_depths
-
     until = agent.tau + agent.horizon
     for start in range(0, episodes, CHUNK):
         rows = min(CHUNK, episodes - start)
         envs = gym.make_vec(world["id"], num_envs=rows, **{**world["kwargs"], **agent.rules, "task": None, "split": split})
         generators = [np.random.default_rng((seed + start + row, 1)) for row in range(rows)]
-        walk = record(envs, agent.tau + agent.far, generators, seed=seed + start, policy=policy(envs, generators, whims=0))
+        walk = record(envs, agent.tau + agent.far, generators, seed=seed + start)
         assert walk.poses is not None
-        inner: Any = envs.unwrapped
-        depth = column_depths(
-            inner.worlds,
-            np.repeat(np.arange(rows), until),
-            walk.poses[:, :until].double().reshape(-1, 3).numpy(),
-            inner.frame_size,
-            inner.field_of_view,
-        )
-        yield Trials(agent, inner, walk, from_start(walk.poses), torch.from_numpy(depth).float().reshape(rows, until, -1))
+        depth, camera = true_depths(envs.unwrapped, walk.poses[:, :until].double().numpy())
+        yield Trials(agent, envs.unwrapped, walk, from_start(walk.poses), torch.from_numpy(depth).float(), camera)
         envs.close()
+
+
+def true_depths(envs: Any, poses: Floats) -> tuple[Floats, dict[str, float]]:
+    """Of every column seen from poses (W, T, 3) in the labyrinth or in ViZDoom: (W, T, w); and the camera."""
+    if isinstance(envs, SyncVectorEnv):
+        engines: list[Any] = [env.unwrapped for env in envs.envs]
+        one = engines[0]
+        depth = [engine.room.depths(seen, one.frame_size, one.field_of_view) for engine, seen in zip(engines, poses, strict=True)]
+        return np.stack(depth), {"field_of_view": one.field_of_view, "height": one.camera_height, "ceiling": one.room_height}
+    from gtmsm_env.envs.labyrinth_raycaster import column_depths
+
+    rows, steps = poses.shape[:2]
+    row = np.repeat(np.arange(rows), steps)
+    return column_depths(envs.worlds, row, poses.reshape(-1, 3), envs.frame_size, envs.field_of_view).reshape(rows, steps, -1), CAMERA
 
 
 def from_start(pose: Tensor) -> Tensor:
@@ -114,16 +124,13 @@ def in_the_right_room(trials: Trials, shown: Frames) -> tuple[Floats, Flags]:
     """Whether imagined frames (W, horizon, h, w, 3) are likest, of the true view with each room's textures in turn, to that with the right
     room's: (W, horizon) of 1, 0, and NaN in corridors; and whether the agent has been in that room while it remembered.
     """
-    from gtmsm_env.envs.labyrinth_rooms import SIDES
-
     worlds, tau = trials.envs.worlds, trials.agent.tau
     assert trials.walk.poses is not None
     poses = trials.walk.poses.double().numpy()
     right, entered = np.full(shown.shape[:2], np.nan), np.zeros(shown.shape[:2], np.bool_)
-    for row, (before, walk) in enumerate(zip(poses[:, :tau], poses[:, tau : tau + shown.shape[1]], strict=True)):
-        bounds = worlds.bounds[row, : worlds.sectors[row]]
-        rooms = np.flatnonzero((bounds[:, 2:] - bounds[:, :2]).min(axis=1) >= SIDES[0])  # others are corridors
-        past, sector = (np.array([worlds.sector_at(row, x, y) for x, y, _ in part]) for part in (before, walk))
+    for row, walk in enumerate(poses[:, tau : tau + shown.shape[1]]):
+        rooms, sector = walked_through(trials, row)
+        past, sector = np.split(sector[: tau + shown.shape[1]], [tau])
         entered[row] = np.isin(sector, past)
         for room in set(rooms) & set(sector):
             steps = np.flatnonzero(sector == room)
@@ -135,6 +142,28 @@ def in_the_right_room(trials: Trials, shown: Frames) -> tuple[Floats, Flags]:
                 error.append(mean_square(trials.envs.look(np.full(len(steps), row), walk[steps], dressed), shown[row, steps]))
             right[row, steps] = rooms[np.argmin(error, axis=0)] == room
     return right, entered
+
+
+def walked_through(trials: Trials, row: int) -> tuple[Rows, Rows]:
+    """The rooms of a world, and in which of its rooms and corridors the agent was at each step, (T,)."""
+    from gtmsm_env.envs.labyrinth_rooms import SIDES
+
+    worlds = trials.envs.worlds
+    assert trials.walk.poses is not None
+    bounds = worlds.bounds[row, : worlds.sectors[row]]
+    rooms = np.flatnonzero((bounds[:, 2:] - bounds[:, :2]).min(axis=1) >= SIDES[0])  # others are corridors
+    return rooms, np.array([worlds.sector_at(row, x, y) for x, y, _ in trials.walk.poses[row].double().numpy()])
+
+
+def last_passage(trials: Trials) -> tuple[int, int]:
+    """The walk and the imagined step, from 0, at which an agent comes latest from one room into another that it has been in before."""
+    tau, latest = trials.agent.tau, (0, 0)
+    for row in range(len(trials.pose)):
+        rooms, sector = walked_through(trials, row)
+        inside = [(step, room) for step, room in enumerate(sector[tau:][: trials.agent.horizon].tolist()) if room in rooms]
+        come = [step for (_, last), (step, room) in pairwise(inside) if room != last and room in sector[:tau]]
+        latest = max([latest, *((step, row) for step in come)])
+    return latest[1], latest[0]
 
 
 # -------------------------------------------------------------------- shown: frames (W, horizon, h, w, c) by name
@@ -159,7 +188,7 @@ def model_free_frames(trials: Trials) -> tuple[dict[str, Frames], Floats]:
     """What needs no model: the oracles, the memory's mean and the last frame; and the share of each frame that remembered views show."""
     frames, (here, there) = trials.remembered.numpy(), trials.poses
     depth = trials.depth.split([here.shape[1], there.shape[1]], dim=1)
-    laid, shown = composed(frames, here, depth[0], there, depth[1], CAMERA)
+    laid, shown = composed(frames, here, depth[0], there, depth[1], trials.camera)
     shape = (*there.shape[:2], *frames.shape[2:])
     return {
         COMPOSED: laid,
@@ -196,7 +225,7 @@ def measure(model: GTMSM, trials: Trials, seed: int) -> tuple[Measured, dict[str
     true = trials.future.numpy()
     wrong = (s - trials.pose[:, tau:]).double().numpy()
     likelihood, kl = elbo_terms(model, memory, s[:, :horizon], trials.future, seed)
-    right, entered = in_the_right_room(trials, next(iter(shown.values()))) if trials.envs.rooms[1] > 1 else (None, None)
+    right, entered = in_the_right_room(trials, next(iter(shown.values()))) if "rooms" in trials.agent.rules else (None, None)
     measured = Measured(
         error={name: mean_square(frames, true) for name, frames in shown.items()},
         distance=np.linalg.norm(wrong[..., :2], axis=-1),
@@ -255,7 +284,7 @@ def judge(
 ) -> tuple[dict[str, Any], Measured, tuple[Trials, dict[str, Frames], Tensor]]:
     """All figures of a model in unseen rooms, what they were computed from, and the first rooms with what was imagined of them."""
     check_images(images)
-    agent = {**AGENTS, **JUDGED_ONLY}[experiment]
+    agent = {**AGENTS, **JUDGED_ONLY, **recipe_vizdoom.AGENTS}[experiment]
     assert model.world is not None
     parts: list[Measured] = []
     first: list[tuple[Trials, dict[str, Frames], Tensor]] = []
@@ -296,23 +325,43 @@ def summary(figures: dict[str, Any]) -> dict[str, Any]:
 
 
 def draw(folder: Path, model: GTMSM, measured: Measured, first: tuple[Trials, dict[str, Frames], Tensor]) -> None:
-    """Fidelity by horizon in all rooms; figure 3 and the film of the first room."""
+    """Fidelity by horizon in all rooms; figure 3 and the film of the first world, figure 4 of the world with the latest passage."""
     from gtmsm_env import plots
-    from gtmsm_env.envs.labyrinth_map import map_from_above
 
     trials, shown, states = first
-    agent, true, imagined = trials.agent, trials.future[0].numpy(), shown[PAPER if model.projected is None else OURS][0]
-    tau, horizon = agent.tau, agent.horizon
-    assert trials.walk.poses is not None
-    poses = trials.walk.poses[0].double().numpy()
+    agent, frames, guesses = trials.agent, trials.future.numpy(), shown[PAPER if model.projected is None else OURS]
+    tau, horizon, true, imagined, above = agent.tau, agent.horizon, frames[0], guesses[0], seen_from_above(trials, 0)
     at = sorted({1, *np.linspace(1, horizon, 12).round().astype(int).tolist()})
-    picture = map_from_above(trials.envs.worlds, 0, poses[tau + horizon - 1], None)
     own, believed = trials.pose[0].numpy(), states[0].numpy()
-    plots.figure_3(folder / "figure-3.png", picture, own, believed, tau, true, imagined, at)
+    plots.figure_3(folder / "figure-3.png", above(horizon - 1), own, believed, tau, true, imagined, at)
     everywhere = {"all imagined frames": np.ones((len(measured.distance), horizon), np.bool_)}
     plots.horizon_figure(folder / "psnr-by-horizon.png", measured.error, everywhere, LINES, width=max(1, horizon // 15))
+    if "rooms" in agent.rules:
+        row, step = last_passage(trials)
+        around = np.arange(max(step - PASSAGE, 0), min(step + PASSAGE, horizon), PASSAGE // 10)
+        picture = seen_from_above(trials, row)(int(around[0]), int(around[-1]))
+        plots.figure_4(folder / "figure-4.png", picture, frames[row], guesses[row], (around + 1).tolist())
     if absent := missing():
         print(absent)
         return
-    pictures = (map_from_above(trials.envs.worlds, 0, poses[tau + h], None) for h in range(horizon))
-    write_video(folder / "dream.mp4", plots.first_person_film(pictures, true, imagined, believed, tau), fps=8)
+    film = plots.first_person_film((above(step) for step in range(horizon)), true, imagined, believed, tau)
+    write_video(folder / "dream.mp4", film, fps=8)
+
+
+def seen_from_above(trials: Trials, row: int) -> Callable[..., Frames]:
+    """Draws a world from above with the agent at an imagined step, from 0, and perhaps, as its goal, at another; (S, S, 3).
+
+    Of ViZDoom, which draws no map, the places where the agent was.
+    """
+    tau = trials.agent.tau
+    if isinstance(trials.envs, SyncVectorEnv):
+        from gtmsm_env.drawing import map_of_places
+        from gtmsm_env.plots import EAST_NORTH
+
+        own = trials.pose[row, :, :2].numpy()
+        return lambda step: map_of_places(own[:tau], own[tau : tau + step + 1], size=512, axes=EAST_NORTH)
+    from gtmsm_env.envs.labyrinth_map import map_from_above
+
+    assert trials.walk.poses is not None
+    poses = trials.walk.poses[row, tau:].double().numpy()
+    return lambda step, goal=None: map_from_above(trials.envs.worlds, row, poses[step], None if goal is None else poses[goal])

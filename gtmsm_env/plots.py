@@ -122,11 +122,16 @@ def figure_2(
 
 
 def frames_seen_and_imagined(
-    panel: Any, true: NDArray[np.uint8], imagined: NDArray[np.uint8], horizons: Sequence[int], below: str
+    panel: Any,
+    true: NDArray[np.uint8],
+    imagined: NDArray[np.uint8],
+    horizons: Sequence[int],
+    below: str,
+    title: str = "d  Frames seen and frames imagined from actions alone",
 ) -> NDArray[Any]:
     """Panel d of figures 2 and 3: true frames (H, h, w, 3) over imagined ones, at some imagined steps. Returns the axes, (2, steps)."""
-    strip: NDArray[Any] = panel.subplots(2, len(horizons), gridspec_kw={"wspace": 0.06, "hspace": 0.06})
-    panel.suptitle("d  Frames seen and frames imagined from actions alone", x=0.008, ha="left", fontsize=10, fontweight="bold")
+    strip: NDArray[Any] = panel.subplots(2, len(horizons), squeeze=False, gridspec_kw={"wspace": 0.06, "hspace": 0.06})
+    panel.suptitle(title, x=0.008, ha="left", fontsize=10, fontweight="bold")
     for column, horizon in zip(strip.T, horizons, strict=True):
         for axes, frames in zip(column, (true, imagined), strict=True):
             axes.imshow(frames[horizon - 1])
@@ -166,11 +171,13 @@ def figure_3(
         until = tau + max(horizons)
         both = np.concatenate([poses[:until], states[:until]])[:, :2]
         middle, reach = (both.max(0) + both.min(0)) / 2, max(0.6, 0.56 * np.ptp(both, axis=0).max())
+        lengths = (3, 5) if turns_alone(poses) else (22, 22)  # of arrows, inversely: all of a turn start at one place
         for axes, at, title in ((b, poses, "b  True places and headings"), (c, states, "c  Inferred ones")):
-            for part, colour, label in ((at[:tau], "#555555", "remembered"), (at[tau:until], BLUE, "imagined")):
+            parts = (at[:tau], "#555555", "remembered"), (at[tau:until], BLUE, "imagined")
+            for (part, colour, label), length in zip(parts, lengths, strict=True):
                 axes.plot(*part[:, :2].T, color=colour, linewidth=1, alpha=0.5)
                 ahead = np.stack([np.cos(part[:, 2]), np.sin(part[:, 2])])
-                axes.quiver(*part[:, :2].T, *ahead, color=colour, width=0.004, scale=22, headwidth=4, label=label)
+                axes.quiver(*part[:, :2].T, *ahead, color=colour, width=0.004, scale=length, headwidth=4, label=label)
             last = at[until - 1]
             axes.quiver(*last[:2], np.cos(last[2]), np.sin(last[2]), color=RED, width=0.012, scale=10, headwidth=4, label="now", zorder=4)
             axes.set_title(title)
@@ -180,6 +187,25 @@ def figure_3(
             axes.set(xlabel="$s^1$", ylabel="$s^2$")
         upper.legend(*b.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
         frames_seen_and_imagined(lower, true, imagined, horizons, "imagined step")
+        save(figure, file)
+
+
+def figure_4(file: Path, picture: Picture, true: NDArray[np.uint8], imagined: NDArray[np.uint8], horizons: Sequence[int]) -> None:
+    """The paper's figure 4, of one walk from room to room: the rooms from above, and true and predicted frames at some imagined steps.
+
+    picture: (S, S, 3), with the agent at the first of these steps and, as its goal, at the last; true, imagined: (H, h, w, 3)
+    """
+    with rc_context(STYLE):
+        figure = Figure(figsize=(11, 4.6), layout="constrained")
+        left, right = np.asarray(figure.subfigures(1, 2, width_ratios=[1, 2.3]))
+        axes = left.subplots()
+        axes.imshow(picture)
+        axes.set_title(f"From step {horizons[0]} (white) to {horizons[-1]} (yellow)")
+        axes.set(xticks=[], yticks=[])
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(False)
+        for panel, part in zip(np.asarray(right.subfigures(2, 1)), np.array_split(np.asarray(horizons), 2), strict=True):
+            frames_seen_and_imagined(panel, true, imagined, part.tolist(), "imagined step", "")
         save(figure, file)
 
 
@@ -331,12 +357,21 @@ def film(
         )
 
 
+def turns_alone(states: Floats) -> bool:
+    """Whether states (T, 3) are of an agent that stays where it is: what is left of places is rounding."""
+    return bool(np.ptp(states[:, :2], axis=0).max() < 0.05)
+
+
 def first_person_film(pictures: Iterable[Picture], true: Picture, imagined: Picture, states: Floats, tau: int) -> Iterator[Picture]:
-    """Pictures of a video in first person: the room from above, the true frame, the imagined one, the map of the inferred places.
+    """Pictures of a video in first person: the room from above, the true frame, the imagined one, the map of the inferred places, or of
+    the headings of an agent that only turns.
 
     pictures: of each imagined step, (S, S, 3); true, imagined (H, h, w, 3); states (tau + H, 3) of all
     """
+    what, at = "places", states[:, :2]
+    if turns_alone(states):
+        what, at = "headings", np.stack([np.cos(states[:, 2]), np.sin(states[:, 2])], axis=1)
     for h, picture in enumerate(pictures):
-        map_ = map_of_places(states[:tau, :2], states[tau : tau + h + 1, :2], size=256, axes=EAST_NORTH)
-        titles = ["room", "true frame", "imagined", f"inferred places, step {h + 1}"]
+        map_ = map_of_places(at[:tau], at[tau : tau + h + 1], size=256, axes=EAST_NORTH)
+        titles = ["room", "true frame", "imagined", f"inferred {what}, step {h + 1}"]
         yield side_by_side([picture[::2, ::2], true[h], imagined[h], map_], titles, height=256)

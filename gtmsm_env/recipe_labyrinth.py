@@ -63,7 +63,7 @@ def stages(size: str, agent: Agent = WALKING) -> list[Stage]:
         turns = Stage("turns", 600, {"law": 3e-3}, 60, falling=True, tau=33)
         if size == "paper":
             prior = Stage("prior", 4000, {"prior": 1e-3}, 50, falling=True, tau=33, ahead=45)
-            return [turns, prior, Stage("elbo", 1200, {"heads": 3e-4, "prior": 5e-4}, 600, falling=True, tau=33)]
+            return [turns, prior, Stage("elbo", 800, {"heads": 3e-4, "prior": 5e-4}, 600, falling=True, tau=33)]
         views = Stage("views", 4000, {"projection": 2e-3}, 200, falling=True, tau=33)
         return [turns, views, Stage("doubt", 400, {"doubt": 1e-3}, 100, falling=True, tau=33)]
     if size == "paper":
@@ -72,7 +72,7 @@ def stages(size: str, agent: Agent = WALKING) -> list[Stage]:
             *[Stage("law", 600, {"law": 3e-3, "friction": 0.2}, 16, falling=True, tau=48)] * 3,  # Adam forgets the large first gradients
             Stage("vae", 12000, {"heads": 2e-3}, 250, falling=True),
             Stage("prior", 6000, {"prior": 1e-3}, 100, falling=True, tau=150, ahead=32),
-            Stage("elbo", 2400, {"heads": 3e-4, "prior": 5e-4}, 600, falling=True, tau=150),
+            Stage("elbo", 1600, {"heads": 3e-4, "prior": 5e-4}, 600, falling=True, tau=150),
         ]
     return [
         Stage("stereo", 1000, {"stereo": 2e-3}, 400, falling=True, tau=150),

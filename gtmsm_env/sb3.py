@@ -140,3 +140,22 @@ class SmallFrameExtractor(BaseFeaturesExtractor):
     def forward(self, observations: dict[str, Tensor]) -> Tensor:
         seen = [self.see(torch.cat([observations[name] for name in self.frames], dim=1))] if self.frames else []
         return torch.cat([*seen, *(observations[name].flatten(1) for name in self.flat)], dim=1)
+
+
+class GoalFromHere(BaseFeaturesExtractor):
+    """Features of first-person observations "state", for SB3's `MultiInputPolicy`: the goal as the agent has it before itself.
+
+    How far ahead and to the left it lies in tens of steps, the same two of length 1, the turn to its heading as cosine and sine, and the
+    agent's own state. Use: `policy_kwargs={"features_extractor_class": GoalFromHere}`.
+    """
+
+    def __init__(self, observation_space: spaces.Dict) -> None:
+        if any(name not in observation_space.spaces or observation_space[name].shape != (4,) for name in ("state", "goal_state")):
+            raise ValueError(f"GoalFromHere sees 'state' and 'goal_state' of a place and a heading, 4 numbers; given {observation_space}.")
+        super().__init__(observation_space, 10)
+
+    def forward(self, observations: dict[str, Tensor]) -> Tensor:
+        here, goal = (torch.view_as_complex(observations[name].unflatten(1, (2, 2))) for name in ("state", "goal_state"))
+        away, turn = (goal - here * here.new_tensor([1, 0])).mul(here[:, 1:].conj()).unbind(dim=1)  # place and heading, turned by ours
+        told = torch.stack([away / 10, away / away.abs().clamp(min=1e-3), turn, here[:, 0] / 10, here[:, 1]], dim=1)
+        return torch.view_as_real(told).flatten(1)

@@ -20,7 +20,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gtmsm_env import evaluate, evaluate_labyrinth, evaluate_obstacles, parallel, recipe, recipe_labyrinth, recipe_obstacles
+from gtmsm_env import (
+    evaluate,
+    evaluate_labyrinth,
+    evaluate_obstacles,
+    parallel,
+    recipe,
+    recipe_labyrinth,
+    recipe_obstacles,
+    recipe_vizdoom,
+)
 from gtmsm_env.checkpoint import CheckpointError, check_keys, load_checkpoint, save_checkpoint
 from gtmsm_env.data import Policy, Walks, concatenate, recolour, record_walks
 from gtmsm_env.envs.images import open_images
@@ -50,6 +59,7 @@ class Experiment:
     trainer: type[Trainer] = Trainer
     rules: dict[str, Any] | None = None  # of the world; None for those of image navigation, whose pictures are recoloured
     policy: Policy | None = None  # who walks; None for the exploring policy
+    rows: int = 256  # worlds walked at once
 
 
 def experiment(world: str, size: str, images: str, seed: int, displacements: bool) -> Experiment:
@@ -70,6 +80,20 @@ def experiment(world: str, size: str, images: str, seed: int, displacements: boo
             rules=recipe_labyrinth.RULES,
             policy=recipe_labyrinth.policy,
         )
+    if world in recipe_vizdoom.AGENTS:
+        return Experiment(
+            world=recipe_vizdoom.WALKING.world,
+            walks=recipe_vizdoom.WALKS,
+            steps=recipe_vizdoom.WALKING.steps,
+            stages=recipe_vizdoom.stages(size),
+            new_model=lambda: recipe_vizdoom.new_model(seed),
+            figures=lambda model: evaluate_labyrinth.summary(evaluate_labyrinth.judge(world, model, JUDGED)[0]),
+            displacements=True,
+            trainer=recipe_labyrinth.LabyrinthTrainer,
+            rules={},
+            policy=recipe_vizdoom.policy,
+            rows=recipe_vizdoom.ROWS,
+        )
     if world == "obstacle-grid":
         return Experiment(
             world=recipe_obstacles.WORLD,
@@ -81,7 +105,9 @@ def experiment(world: str, size: str, images: str, seed: int, displacements: boo
             displacements=displacements,
         )
     if world != "image-navigation":
-        raise ValueError(f"What can be learned is image-navigation, obstacle-grid, labyrinth and labyrinth-rotate; given {world!r}.")
+        raise ValueError(
+            f"What can be learned is image-navigation, obstacle-grid, labyrinth, labyrinth-rotate and labyrinth-vizdoom; given {world!r}."
+        )
     return Experiment(
         world=recipe.WORLD,
         walks=recipe.WALKS,
@@ -158,9 +184,7 @@ def gather(learned: Experiment, images: str, seed: int) -> Walks:
     parts, generator = [], np.random.default_rng([seed, 1])
     pictures = learned.rules is None
     kwargs = {**(recipe.RULES | {"images": images} if learned.rules is None else learned.rules), "split": "train", "task": None}
-    recorded = record_walks(
-        learned.world, kwargs, learned.walks, learned.steps, seed, displacements=learned.displacements, policy=learned.policy
-    )
+    recorded = record_walks(learned.world, kwargs, learned.walks, learned.steps, seed, learned.rows, learned.displacements, learned.policy)
     with tqdm(total=learned.walks, desc="walking", unit="walk", disable=parallel.rank() > 0) as progress:
         for part in recorded:
             parts.append(recolour(part, generator) if pictures else part)

@@ -51,6 +51,14 @@ def shipped_for(world: str) -> str:
     return SHIPPED[world]
 
 
+WALKED = {"GTMSM-Labyrinth-v0": 150, "GTMSM-LabyrinthRotate-v0": 33}
+
+
+def walk_steps_for(world: str) -> int:
+    """Frames of a walk by which an agent comes to know a world: as many as where models of it are judged."""
+    return WALKED.get(world, 256)
+
+
 def open_model(model: str | GTMSM | None, world: str, device: str = "cpu") -> GTMSM:
     """A model by its name or path, onto a device; or one that is there already, which stays where it is; None for the world's own.
 

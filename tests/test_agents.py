@@ -4,14 +4,20 @@ import json
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch
-from exact import exact_landmarks, exact_model
+from exact import exact_landmarks, exact_model, exact_walker
 
+from gtmsm_env.envs.first_person import ACTIONS
 from gtmsm_env.metrics import wilson
 from gtmsm_env.model import GTMSM
+from gtmsm_env.worlds import WALKED, walk_steps_for
 
+LABYRINTH = "GTMSM-Labyrinth-v0"
 ROOT = Path(__file__).parents[1]
 
 
@@ -95,6 +101,50 @@ def test_agents_among_obstacles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ]
     assert run("train_sb3", *world, *learn, monkeypatch=monkeypatch) == 0
     assert json.loads((tmp_path / "figures.json").read_text())["figures"]["world"] == "GTMSM-ObstacleGrid-v0"
+
+
+def test_train_sb3_in_first_person(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an agent that goes straight to its goals reaches in the labyrinth, it believes to reach in the dream of the same walks."""
+    pytest.importorskip("numba")
+    walker, file = exact_walker(), tmp_path / "figures.json"
+    monkeypatch.setattr(GTMSM, "load", lambda *arguments: walker)
+    monkeypatch.setitem(gym.spec(LABYRINTH).kwargs, "horizon", 48)
+    monkeypatch.setitem(WALKED, LABYRINTH, 24)
+    small = ["--worlds", "3", "--walks", "2", "--dream-steps", "512", "--points", "1", "--plot", str(tmp_path / "curve.png")]
+    assert run("train_sb3", "--world", LABYRINTH, *small, "--json", str(file), monkeypatch=monkeypatch) == 0
+    learned = json.loads(file.read_text())["figures"]
+    assert (learned["world"], learned["walk_steps"]) == (LABYRINTH, 24)
+    assert learned["trained"]["in the dream"]["real_steps"] == 2 * 23
+
+    judge = runpy.run_path(str(ROOT / "agents" / "train_sb3.py"))["Judge"]
+    trial = judge(LABYRINTH, walker, 6, 24, {"split": "test"}, 0)(straight)
+    assert trial.success.all()
+    assert trial.believed_success.all()
+    np.testing.assert_allclose(trial.spl, trial.believed_spl, atol=0.05)
+    assert trial.spl.mean() > 0.5
+
+
+@pytest.mark.parametrize(("world", "walked", "horizon"), [("GTMSM-ImageNavigation-v0", 256, 16), (LABYRINTH, 150, 24)])
+def test_plans_and_walks_are_as_long_as_the_world_needs(world: str, walked: int, horizon: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GTMSM, "load", lambda *arguments: exact_walker() if world == LABYRINTH else exact_model())
+
+    def stop(*of: Any, horizon: int, **more: Any) -> None:
+        raise RuntimeError(f"plans of {horizon} steps")
+
+    monkeypatch.setattr("gtmsm_env.planning.Planner", stop)
+    with pytest.raises(RuntimeError, match=f"plans of {horizon} steps"):
+        run("plan_mpc", "--world", world, "--video", "none", monkeypatch=monkeypatch)
+    assert walk_steps_for(world) == walked
+
+
+def straight(seen: dict[str, Any]) -> Any:
+    """Turns to the goal's place, walks there, and turns to its heading."""
+    (x, y, cos, sin), (goal_x, goal_y, goal_cos, goal_sin) = seen["state"].T, seen["goal_state"].T
+    away = (goal_x - x + 1j * (goal_y - y)) * (cos - 1j * sin)
+    turn = np.angle(np.where(np.abs(away) < 1.5, (goal_cos + 1j * goal_sin) * (cos - 1j * sin), away))
+    actions = {name: number for number, name in enumerate(ACTIONS)}
+    left, right, forward = (actions[name] for name in ("look left", "look right", "forward"))
+    return np.where(np.abs(turn) < 0.1, forward, np.where(turn > 0, left, right))
 
 
 def test_plan_mpc_without_the_video_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -32,10 +33,12 @@ from gtmsm_env.evaluate_labyrinth import (
     elbo_terms,
     from_start,
     judge,
+    last_passage,
     measure,
     record_trials,
     summary,
     text,
+    walked_through,
 )
 from gtmsm_env.model import GTMSM
 from gtmsm_env.oracles import composed, nearest_view
@@ -336,6 +339,25 @@ def test_figures_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert f"{TAU} steps remembered, {HORIZON} imagined as frames and {FAR} as poses" in printed
     for name in parts["fidelity"]:
         assert name in printed
+
+
+def test_the_latest_passage_into_a_known_room_is_found() -> None:
+    """Rooms 0 to 2 in a row, joined by corridors; both have been remembered, the third has not."""
+    worlds = SimpleNamespace(
+        bounds=np.array([[[0, 0, 4, 4], [4, 1, 6, 2], [6, 0, 10, 4], [10, 1, 12, 2], [12, 0, 16, 4]]] * 2, float),
+        sectors=np.array([5, 5]),
+        sector_at=lambda row, x, y: int(np.searchsorted([4, 6, 10, 12], x)),
+    )
+    x = [[1, 5, 7, 5, 1, 5, 7, 8, 11, 13], [1, 5, 7, 7, 5, 1, 1, 1, 5, 1]]  # three remembered, seven imagined; room 2 is new to it
+    pose = torch.tensor(x, dtype=torch.float32)[..., None] * torch.tensor([1.0, 0, 0]) + torch.tensor([0.0, 1.5, 0])
+    agent = replace(SHORT[WALKING], tau=3, horizon=7)
+    walk = Walk(torch.zeros(2, 10, 1, 1, 3, dtype=torch.uint8), torch.zeros(2, 9, dtype=torch.int64), poses=pose)
+    trials = Trials(agent, SimpleNamespace(worlds=worlds), walk, pose, pose)
+    rooms, sector = walked_through(trials, 0)
+    assert rooms.tolist() == [0, 2, 4]
+    assert sector.tolist() == [0, 1, 2, 1, 0, 1, 2, 2, 3, 4]
+    assert last_passage(trials) == (0, 3)
+    assert last_passage(replace(trials, agent=replace(agent, horizon=3))) == (1, 2)
 
 
 def test_the_command_prints_writes_and_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from gtmsm_env import plots
-from gtmsm_env.plots import binned, figure_3, figure_6, film, first_person_film, normal_quantile
+from gtmsm_env.plots import binned, figure_3, figure_4, figure_6, film, first_person_film, normal_quantile
 
 
 def test_bins_are_means_of_what_counts() -> None:
@@ -76,6 +76,19 @@ def test_figure_3_shows_places_headings_and_frames(tmp_path: Path, monkeypatch: 
     assert all(np.array_equal(a, b) for a, b in zip(shown, (frames[0], frames[3], 255 - frames[0], 255 - frames[3]), strict=True))
 
 
+def test_figure_4_shows_true_frames_over_imagined_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(plots.STYLE, "savefig.dpi", 30)
+    frames = np.random.default_rng(0).integers(256, size=(6, 8, 8, 3), dtype=np.uint8)
+    drawn: list[Figure] = []
+    save = plots.save
+    monkeypatch.setattr(plots, "save", lambda figure, file: (drawn.append(figure), save(figure, file))[1])
+    figure_4(tmp_path / "figure-4.png", np.zeros((16, 16, 3), np.uint8), frames, 255 - frames, [2, 3, 5])
+    assert (tmp_path / "figure-4.png").read_bytes().startswith(b"\x89PNG")
+    shown = [np.asarray(panel.images[0].get_array()) for panel in drawn[0].axes[1:]]
+    expected = [frames[1], frames[2], 255 - frames[1], 255 - frames[2], frames[4], 255 - frames[4]]
+    assert all(np.array_equal(a, b) for a, b in zip(shown, expected, strict=True))
+
+
 def test_a_first_person_film_shows_each_step_once() -> None:
     frames = np.random.default_rng(0).integers(256, size=(4, 8, 8, 3), dtype=np.uint8)
     states = np.random.default_rng(1).normal(size=(10, 3))
@@ -87,3 +100,18 @@ def test_a_first_person_film_shows_each_step_once() -> None:
         for colour in (*frames[t, ::3, 1], *frames[3 - t, ::3, 1]):
             assert (shown == colour).all(axis=-1).sum() >= 16
     assert all((a != b).any() for a, b in pairwise(pictures))
+
+
+def test_the_film_of_a_turn_maps_headings() -> None:
+    """Where nothing is walked, rounding is not magnified into a path."""
+    frames, states = np.zeros((3, 8, 8, 3), np.uint8), np.zeros((7, 3))
+    states[:, 2] = np.arange(7)
+    rooms = [np.zeros((32, 32, 3), np.uint8)] * 3
+    shaken = states + np.random.default_rng(0).normal(size=(7, 3)) * [1e-4, 1e-4, 0]
+    walked = np.stack([np.cos(states[:, 2]), np.sin(states[:, 2]), states[:, 2]], axis=1)
+    turned, trembled, on_a_circle = (list(first_person_film(iter(rooms), frames, frames, of, 4)) for of in (states, shaken, walked))
+    for turn, shake, circle in zip(turned, trembled, on_a_circle, strict=True):
+        assert np.array_equal(turn, shake)
+        map_ = slice(-256, None)
+        assert np.array_equal(turn[-256:, map_], circle[-256:, map_])
+        assert (turn != circle).any()  # told as headings and as places

@@ -24,7 +24,8 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecMonitor
 
-from gtmsm_env.sb3 import DreamVecEnv, SmallFrameExtractor
+from gtmsm_env.perspective import relative
+from gtmsm_env.sb3 import DreamVecEnv, GoalFromHere, SmallFrameExtractor
 
 MODEL = exact_model()
 
@@ -124,6 +125,23 @@ def test_extractor() -> None:
     assert SmallFrameExtractor(spaces.Dict({"state": flat})).features_dim == 2
     with pytest.raises(ValueError, match="one size"):
         SmallFrameExtractor(spaces.Dict({"frame": frame, "goal": spaces.Box(0, 255, (3, 6, 6), np.uint8)}))
+
+
+def test_the_goal_from_here() -> None:
+    """As poses are seen from one another; nothing breaks at the goal itself."""
+    pose = torch.randn(2, 5, 3) * torch.tensor([9.0, 9.0, 2.0])
+    pose[:, 0] = pose[0, 0]
+    state, goal = torch.cat([pose[..., :2], pose[..., 2:].cos(), pose[..., 2:].sin()], dim=-1)
+    box = spaces.Box(-100, 100, (4,), np.float32)
+    see = GoalFromHere(spaces.Dict({"state": box, "goal_state": box, "novelty": spaces.Box(0, 1, (1,), np.float32)}))
+    told = see({"state": state, "goal_state": goal, "novelty": torch.zeros(5, 1)})
+    ahead_left, turn = relative(pose[1], pose[0]).split([2, 1], dim=-1)
+    direction = ahead_left / ahead_left.norm(dim=-1, keepdim=True).clamp(min=1e-3)
+    expected = [ahead_left / 10, direction, turn.cos(), turn.sin(), state[:, :2] / 10, state[:, 2:]]
+    assert see.features_dim == 10
+    torch.testing.assert_close(told, torch.cat(expected, dim=-1), atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="a place and a heading"):
+        GoalFromHere(spaces.Dict({"state": box, "goal_state": spaces.Box(-1, 1, (2,), np.float32)}))
 
 
 def test_missing_extra_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,48 @@
+"""How the walking experiment is carried over to another engine, ViZDoom: the law is learned anew, what is seen is taken as it ships.
+
+The engine moves agents by laws of its own, told as displacements; its camera is told too. How depths are found and views projected was
+learned in the labyrinth, of textures that the engine does not have.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from gymnasium.vector import VectorEnv
+
+from gtmsm_env import recipe_labyrinth
+from gtmsm_env.data import own_explorer
+from gtmsm_env.model import GTMSM
+from gtmsm_env.recipe import Stage
+
+WALKING = replace(recipe_labyrinth.WALKING, world="GTMSM-VizDoom-v0")
+AGENTS = {"labyrinth-vizdoom": WALKING}
+WALKS, ROWS = 192, 16  # what is learned from, and how many engines run at once
+
+
+def stages(size: str) -> list[Stage]:
+    """The stages of a full training: the law alone."""
+    if size == "paper":
+        raise ValueError("What is seen in ViZDoom is taken from our model of the labyrinth, so there is one size; leave out --size paper.")
+    return [stage for stage in recipe_labyrinth.stages("paper") if stage.name == "law"]
+
+
+def new_model(seed: int) -> GTMSM:
+    """The labyrinth's model as it ships, with this engine's camera and a law that has learned nothing."""
+    from gtmsm_env.envs.vizdoom import VizDoomEnv as Engine
+
+    base = GTMSM.load("labyrinth")
+    camera = {"field_of_view": Engine.field_of_view, "height": Engine.camera_height, "ceiling": Engine.room_height}
+    torch.manual_seed(seed)
+    world = {"id": WALKING.world, "kwargs": {}, "start": "anywhere"}
+    model = GTMSM(**{**base.config, "camera": camera, "world": world})
+    taken = {name: x for name, x in base.state_dict().items() if not name.startswith("transition")}
+    model.load_state_dict({**model.state_dict(), **taken})
+    return model
+
+
+def policy(world: VectorEnv[Any, Any, Any], generator: Any) -> Any:
+    """The engine's wanderers, which do all actions now and then."""
+    return own_explorer(world, generator, recipe_labyrinth.WHIMS)
