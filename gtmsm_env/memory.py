@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from gtmsm_env.checkpoint import CheckpointError, check_keys, load_checkpoint, save_checkpoint
-from gtmsm_env.neighbours import nearest
+from gtmsm_env.forest import Forest, Lift, same
+from gtmsm_env.neighbours import LARGE, nearest
 from gtmsm_env.types import Neighbours, phi
 
 Metric = Callable[[Tensor], Tensor]
@@ -48,8 +49,7 @@ class SpatialMemory:
         self.count = torch.full(batch, entries, device=s_mean.device) if count is None else count
         if self.count.shape != batch:
             raise ValueError(f"Each memory has one count: s_mean is {tuple(s_mean.shape)} but count {tuple(self.count.shape)}.")
-        # The count of the newest memory in this storage, in a list that all memories in it share; empty where others may hold the storage.
-        self._newest: list[Tensor] = []
+        self._storage, self._forest = _Storage(), Forest(phi)
 
     @property
     def batch_shape(self) -> torch.Size:
@@ -71,7 +71,9 @@ class SpatialMemory:
     def but(self, values: dict[str, Tensor] | None = None, facts: dict[str, Tensor] | None = None) -> SpatialMemory:
         """The same entries with other values or facts."""
         values, facts = self.values if values is None else values, self.facts if facts is None else facts
-        return SpatialMemory(self.s_mean, self.s_variance, values, self.count, facts)
+        memory = SpatialMemory(self.s_mean, self.s_variance, values, self.count, facts)
+        memory._forest = self._known()
+        return memory
 
     # ---------------------------------------------------------------- write
 
@@ -80,46 +82,19 @@ class SpatialMemory:
 
         where: (*M,) bool, rows that are written; all by default. This memory stays as it is, whoever holds it.
         """
-        if values.keys() != self.values.keys():
-            raise ValueError(
-                f"Every entry holds the same kinds of values: this memory holds {sorted(self.values)}, given {sorted(values)}."
-            )
-        where = torch.ones_like(self.count, dtype=torch.bool) if where is None else where
         axes = len(self.batch_shape)
-        for name, value in {"s_mean": s_mean, "s_variance": s_variance, **values}.items():
-            storage = self.values[name] if name in values else getattr(self, name)
-            expected = (*self.batch_shape, *storage.shape[axes + 1 :])
-            if value.shape != expected or where.shape != self.batch_shape:
-                raise ValueError(
-                    f"One entry a memory is written: {name} has shape {tuple(expected)} and where {tuple(self.batch_shape)}; "
-                    f"given {tuple(value.shape)} and {tuple(where.shape)}."
-                )
-        memory = self
-        full = bool((self.count >= self.s_mean.shape[-2]).any())
-        # Only the newest memory of a storage may append to it in place; an older one, or a full one, moves to its own.
-        if full or not any(self.count is newest for newest in self._newest):
-            memory = self._copy(room=max(8, self.s_mean.shape[-2]) if full else 0)
-        chosen = where.reshape(-1)  # (M,)
-        at = (chosen.nonzero().squeeze(-1), memory.count.reshape(-1)[chosen])
-        for name, value in {"s_mean": s_mean, "s_variance": s_variance, **values}.items():
-            storage = memory.values[name] if name in values else getattr(memory, name)
-            storage.view(-1, *storage.shape[axes:])[at] = value.reshape(-1, *storage.shape[axes + 1 :])[chosen].to(storage.dtype)
-        grown = SpatialMemory(memory.s_mean, memory.s_variance, memory.values, memory.count + where, memory.facts)
-        grown._newest = memory._newest
-        grown._newest[:] = [grown.count]
-        return grown
+        if where is not None and where.shape != self.batch_shape:
+            raise ValueError(f"One entry a memory is written where a mask {tuple(self.batch_shape)} says; given {tuple(where.shape)}.")
+        entries = {"s_mean": s_mean, "s_variance": s_variance, **values}
+        self._check(entries, axes, "One entry a memory is written")
+        return self._append({name: entry.unsqueeze(axes) for name, entry in entries.items()}, where)
 
-    def _copy(self, room: int = 0) -> SpatialMemory:
-        axis = len(self.batch_shape)
-
-        def extend(x: Tensor) -> Tensor:
-            return torch.cat([x.detach(), x.new_zeros(*x.shape[:axis], room, *x.shape[axis + 1 :])], dim=axis).contiguous()
-
-        values = {name: extend(value) for name, value in self.values.items()}
-        facts = {name: fact.clone() for name, fact in self.facts.items()}
-        memory = SpatialMemory(extend(self.s_mean), extend(self.s_variance), values, self.count.clone(), facts)
-        memory._newest.append(memory.count)
-        return memory
+    def extend(self, s_mean: Tensor, s_variance: Tensor, **values: Tensor) -> SpatialMemory:
+        """A memory with T more entries per batch row, as T times `write`: s_mean, s_variance (*M, T, n), values (*M, T, ...)."""
+        entries = {"s_mean": s_mean, "s_variance": s_variance, **values}
+        axes = len(self.batch_shape)
+        self._check(entries, axes + 1, "As many entries of each kind are written")
+        return self._append(entries, None)
 
     # ---------------------------------------------------------------- read
 

@@ -1,14 +1,14 @@
 """Exact nearest neighbours: one function, two ways to the same answer.
 
-Many small memories are searched by brute force on their own device; one large memory on the CPU through pykdtree.
+Many small memories are searched by brute force on their own device; one large memory on the CPU through pykdtree (see `forest`).
 """
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from pykdtree.kdtree import KDTree
 from torch import Tensor
+
+from gtmsm_env.forest import Forest
 
 LARGE = 4096  # entries from which one memory on the CPU is searched through a tree
 
@@ -52,18 +52,9 @@ def search_all(query: Tensor, keys: Tensor, count: Tensor, k: int) -> Tensor:
 
 
 def search_tree(query: Tensor, keys: Tensor, k: int) -> Tensor:
-    """One memory through a k-d tree. query (Q, n), keys (N, n) -> (Q, k)"""
-    query, keys = query.detach().float(), keys.detach().float()
-    more = min(len(keys), 2 * k)  # room to put ties at the border into the order of their index
-    _, found = KDTree(keys.numpy()).query(query.numpy(), k=more)
-    index = torch.from_numpy(found.reshape(len(query), more).astype(np.int64))
-    square = _square_distance(query[:, None], keys[index])  # (Q, more)
-    nearest = _first(square, k, index)
-    # Where all that was found is as near as the k-th, up to the tree's rounding, so may be some that was not: places visited often.
-    tied = (square.amax(dim=-1) <= square.kthvalue(k, dim=-1).values * (1 + 1e-5)) & (more < len(keys))
-    for row in tied.nonzero():  # (1,)
-        nearest[row] = search_all(query[None, row], keys[None], torch.tensor([len(keys)]), k)[0]
-    return nearest
+    """One memory that is asked once, through a k-d tree. query (Q, n), keys (N, n) -> (Q, k)"""
+    rows = keys.detach().float().numpy()
+    return torch.from_numpy(Forest().grown(rows).nearest(query.detach().float().contiguous().numpy(), rows, k))
 
 
 def _square_distance(query: Tensor, keys: Tensor) -> Tensor:
