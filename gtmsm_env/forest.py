@@ -10,7 +10,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from pykdtree.kdtree import KDTree
 from torch import Tensor
 
+T = TypeVar("T")
 Floats = NDArray[np.float32]
 Lift = Callable[[Tensor], Tensor]
 """Stored rows (..., m) -> the keys (..., n) whose Euclidean distances count, each row for itself: `phi`, for example."""
@@ -47,18 +49,22 @@ class Tree:
         return self.end - self.start
 
 
-class Rebuild:
-    """Entries start to end - 1, being built into one tree on a thread."""
+class Later(Generic[T]):
+    """What a thread is working out."""
 
-    def __init__(self, forest: Forest, rows: Floats, start: int, end: int) -> None:
-        self.end = end
-        self.tree: Tree | None = None  # until it is built
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._found: list[T] = []
+        self._thread = threading.Thread(target=lambda: self._found.append(work()), daemon=True)
+        self._thread.start()
 
-        def build() -> None:
-            self.tree = forest.build(rows, start, end)
+    @property
+    def done(self) -> bool:
+        return not self._thread.is_alive()
 
-        self.thread = threading.Thread(target=build, daemon=True)
-        self.thread.start()
+    def result(self) -> T | None:
+        """Waits for it. None if it did not come about: in a process that was forked meanwhile no thread works."""
+        self._thread.join()
+        return self._found[0] if self._found else None
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,8 @@ class Forest:
 
     lift: Lift = same
     trees: tuple[Tree, ...] = ()  # in the order of their entries, without gaps from entry 0 on
-    rebuild: Rebuild | None = None
+    rebuild: Later[Tree] | None = None  # the tree that takes the place of those ...
+    rebuilt: int = 0  # ... of entries before this one, from some on
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Forest, (self.lift,)  # trees cannot be copied, but are built again
@@ -82,17 +89,17 @@ class Forest:
 
     def grown(self, rows: Floats) -> Forest:
         """The forest to search `rows` with: at most BUFFER - 1 of them are left in no tree."""
-        trees, rebuild, count = self.trees, self.rebuild, len(rows)
-        if rebuild is not None and not rebuild.thread.is_alive():
-            if (tree := rebuild.tree) is not None:  # it is None in a process that was forked meanwhile
+        trees, rebuild, rebuilt, count = self.trees, self.rebuild, self.rebuilt, len(rows)
+        if rebuild is not None and rebuild.done:
+            if (tree := rebuild.result()) is not None:
                 trees = (*(x for x in trees if x.end <= tree.start), tree, *(x for x in trees if x.start >= tree.end))
-            rebuild = None
+            rebuild, rebuilt = None, 0
         if count - self.end >= BUFFER:
-            now, due = (_first_to_join(trees, count, rebuild.end if rebuild else 0, most) for most in (AT_ONCE, count))
+            now, due = (_first_to_join(trees, count, rebuilt, most) for most in (AT_ONCE, count))
             trees = (*(x for x in trees if x.end <= now), self.build(rows, now, count))
             if due < now and rebuild is None:
-                rebuild = Rebuild(self, rows, due, count)
-        return self if trees is self.trees and rebuild is self.rebuild else Forest(self.lift, trees, rebuild)
+                rebuild, rebuilt = Later(partial(self.build, rows, due, count)), count
+        return self if trees is self.trees and rebuild is self.rebuild else Forest(self.lift, trees, rebuild, rebuilt)
 
     def build(self, rows: Floats, start: int, end: int) -> Tree:
         keys = np.ascontiguousarray(self._keys(rows[start:end]))

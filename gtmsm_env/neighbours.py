@@ -5,6 +5,8 @@ Many small memories are searched by brute force on their own device; one large m
 
 from __future__ import annotations
 
+from heapq import heapify, heappop, heapreplace
+
 import torch
 from torch import Tensor
 
@@ -42,6 +44,33 @@ def nearest_before(x: Tensor, k: int) -> Tensor:
             square = _square_distance(part[:, :, None], part[:, None])  # (m, T, T)
             found.append(_first(square.masked_fill_(index >= index[:, None], torch.inf), k))
         return torch.cat(found)
+
+
+def spread(keys: Tensor, entries: int) -> Tensor:
+    """Which so many of keys (N, n) are left after, again and again, of the two nearest to each other the earlier is dropped. In order."""
+    x = keys.flip(0)  # of equal neighbours the last is the one that stays longest: all others are told of it
+    near = nearest(x[None], x[None], torch.tensor([len(x)]), min(len(x), 17))[0]  # (N, 17), itself among them
+    distance = _square_distance(x[:, None], x[near]).tolist()
+    left = [True] * len(x)
+
+    def closest(i: int) -> tuple[float, int, int]:
+        """The distance to the nearest other that is left, and i, earlier ones first."""
+        for square, j in zip(distance[i], near_list[i], strict=True):
+            if j != i and left[j]:
+                return square, -i, j
+        others = torch.tensor(left).index_fill_(0, torch.tensor(i), False).nonzero().squeeze(1)
+        found = others[_first(_square_distance(x[i], x[others]), min(len(others), 17))]
+        near_list[i], distance[i] = found.tolist(), _square_distance(x[i], x[found]).tolist()
+        return distance[i][0], -i, near_list[i][0]
+
+    near_list = near.tolist()
+    pairs = [closest(i) for i in range(len(x))]
+    heapify(pairs)
+    for _ in range(len(x) - entries):
+        while not left[pairs[0][2]]:
+            heapreplace(pairs, closest(-pairs[0][1]))
+        left[-heappop(pairs)[1]] = False
+    return torch.tensor(left).flip(0).nonzero().squeeze(1)
 
 
 def search_all(query: Tensor, keys: Tensor, count: Tensor, k: int) -> Tensor:
