@@ -322,9 +322,7 @@ class SpatialMemory:
             return x.reshape(-1, *x.shape[axes:])[row, order].reshape(*self.batch_shape, order.shape[1], *x.shape[axes + 1 :])
 
         values = {name: select(value) for name, value in self.values.items()}
-        return SpatialMemory(
-            select(self.s_mean), select(self.s_variance), values, count.reshape(self.batch_shape), self.facts, self.bound
-        )
+        return SpatialMemory(select(self.s_mean), select(self.s_variance), values, count.reshape(self.batch_shape), self.facts, self.bound)
 
     # ---------------------------------------------------------------- rows
 
