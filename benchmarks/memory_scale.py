@@ -258,7 +258,7 @@ def main() -> None:
         columns = ["", "build, us an entry", "bytes an entry", "one, us", "ratio", f"{MANY}, ms", "ratio", "recall"]
         print(table(columns, rows, f"{count:,} entries"))
         print(
-            f"forest: {forest['insert_us']:.2f} us to insert an entry; longest insertion and query {forest['stall_ms']:.1f} ms by the clock "
+            f"forest: {forest['insert_us']:.2f} us to insert an entry; longest insertion with query {forest['stall_ms']:.1f} ms by clock "
             f"and {forest['stall_own_ms']:.1f} of the processor (a loop that does nothing: {forest['idle_gap_ms']:.1f} ms)\n"
             f"memory: {memory['resident']:.2f} times its arrays, {memory['most']:.2f} at most; write {shown(memory['write_us'])} us, "
             f"nearest {shown(memory['nearest_us'])} us; longest of both {memory['stall_own_ms']:.1f} ms of the processor\n",

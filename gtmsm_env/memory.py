@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gtmsm_env.checkpoint import CheckpointError, check_keys, load_checkpoint, save_checkpoint
+from gtmsm_env.checkpoint import CheckpointError, append_rows, check_keys, load_checkpoint, save_checkpoint, save_rows
 from gtmsm_env.forest import Forest, Later, Lift, same
 from gtmsm_env.neighbours import LARGE, nearest, spread
 from gtmsm_env.types import Neighbours, phi
@@ -264,6 +264,8 @@ class SpatialMemory:
     def _gather(self, x: Tensor, index: Tensor) -> Tensor:
         """What is stored of some entries: x (*M, N, ...), index (*M, *Q) -> (*M, *Q, ...)."""
         axes = len(self.batch_shape)
+        if not axes:
+            return x[index]
         flat = index.reshape(self.count.numel(), math.prod(index.shape[axes:]))
         row = torch.arange(len(flat), device=index.device)[:, None]
         return x.reshape(-1, *x.shape[axes:])[row, flat].reshape(*index.shape, *x.shape[axes + 1 :])
@@ -365,18 +367,40 @@ class SpatialMemory:
         """Write the memory as safetensors and JSON, atomically. `model` is the fingerprint of the model that wrote it."""
         keep = len(self)
         axis = len(self.batch_shape)
-        tensors = {"s_mean": self.s_mean, "s_variance": self.s_variance} | {f"values.{k}": v for k, v in self.values.items()}
-        tensors = {name: x.narrow(axis, 0, keep).detach() for name, x in tensors.items()} | {"count": self.count}
+        tensors = {name: x.narrow(axis, 0, keep).detach() for name, x in self._named().items()} | {"count": self.count}
         tensors |= {f"facts.{name}": fact.detach() for name, fact in self.facts.items()}
         save_checkpoint(path, tensors, {"kind": "memory", "model": model})
 
+    def append(self, path: str | Path, model: str) -> None:
+        """Add to what `append` wrote before what has been written to this memory since: no more is written, but now and then all of it.
+
+        For one memory on the CPU that is large. A write that is interrupted leaves the file as it was.
+        Raises CheckpointError if the file holds no earlier state of this memory, or is of another model.
+        """
+        if self.batch_shape or self.count.device.type != "cpu":
+            raise ValueError(f"One memory on the CPU is appended to a file; this is {self!r} on {self.count.device}: use `save`.")
+        used = len(self)
+        rows = {name: x.detach()[:used] for name, x in self._named().items()}
+        config = {"kind": "memory", "model": model}
+        if not append_rows(path, rows, config):
+            grown = self._copy(used + used // 2)
+            tensors = grown._named() | {"count": grown.count} | {f"facts.{name}": fact for name, fact in grown.facts.items()}
+            save_rows(path, tensors, used, config)
+
+    def _named(self) -> dict[str, Tensor]:
+        """What there is of each entry, by its name in a file."""
+        return {"s_mean": self.s_mean, "s_variance": self.s_variance} | {f"values.{k}": v for k, v in self.values.items()}
+
     @classmethod
-    def load(cls, path: str | Path, model: str | None = None) -> SpatialMemory:
-        """Read a memory. Raises CheckpointError if the file is not one, or was written by another model than `model`."""
-        tensors, config = load_checkpoint(path, kind="memory")
+    def load(cls, path: str | Path, model: str | None = None, mapped: bool = False) -> SpatialMemory:
+        """Read a memory. Raises CheckpointError if the file is not one, or was written by another model than `model`.
+
+        mapped: leave what it holds in the file until it is read. What is written goes to memory alone, until `append`.
+        """
+        tensors, config = load_checkpoint(path, "memory", mapped)
         needed = {"s_mean", "s_variance", "count", "values.z_mean", "values.z_variance"}
         check_keys(tensors, needed | {name for name in tensors if name.startswith(("values.", "facts."))}, str(path))
-        check_keys(config, {"kind", "model"}, str(path))
+        check_keys(config.keys() - {"rows"}, {"kind", "model"}, str(path))
         if model is not None and config["model"] != model:
             raise CheckpointError(
                 f"A memory can only be read by the model that wrote it: {path} was written by model {config['model']}, given {model}. "
@@ -385,4 +409,7 @@ class SpatialMemory:
         values, facts = (
             {name.removeprefix(kind): x for name, x in tensors.items() if name.startswith(kind)} for kind in ("values.", "facts.")
         )
-        return cls(tensors["s_mean"], tensors["s_variance"], values, tensors["count"], facts)
+        count = torch.tensor(config["rows"]) if "rows" in config else tensors["count"]
+        memory = cls(tensors["s_mean"], tensors["s_variance"], values, count, facts)
+        memory._storage.newest = count  # nobody else holds these tensors
+        return memory
