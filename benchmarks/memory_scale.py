@@ -3,10 +3,10 @@
     OMP_NUM_THREADS=1 python benchmarks/memory_scale.py [--sizes 1e3 1e4 1e5 1e6 1e7] [--headings] [--json FILE]
 
 Places are drawn evenly, one a unit of ground; K = 5. "forest" is the search of a `SpatialMemory`, grown by one entry between any two of
-its queries; the others are built once, over as many entries, and asked the same queries in turn with it. Building and inserting are times
-of the processor, threads included, per entry: inserting over as many entries as it takes for the largest tree to be built anew once.
-Queries are medians of what the clock says, with quartiles; stalls are the longest insertion together with its query, by the clock and by
-the calling thread's processor time, beside the longest gap in a loop that does nothing, which says how busy the machine is.
+its queries; the others are built once, over as many entries, and asked the same queries in turn with it. All times are the processor's,
+so that other work on the machine counts for nothing: of building and inserting, per entry, threads included (inserting over as many
+entries as it takes for the largest tree to be built anew once); of queries that of the calling thread, medians with quartiles. The longest
+insertion with its query is told by the clock too, beside the longest gap in a loop that does nothing, which says how busy the machine is.
 "memory" is a `SpatialMemory` with encodings of 16 dimensions that is filled in parts and read between them: its resident bytes over those
 of its arrays, at the end and at most. faiss needs the extra `bench`.
 """
@@ -59,10 +59,11 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
-def seconds(call: Callable[[], object], clock: Callable[[], float] = perf_counter) -> float:
-    began = clock()
+def seconds(call: Callable[[], object]) -> float:
+    """Processor time of this thread."""
+    began = thread_time()
     call()
-    return clock() - began
+    return thread_time() - began
 
 
 def torch_query(keys: Floats) -> Query:
@@ -145,7 +146,7 @@ def measure(count: int, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
             for _ in range(arrive):
                 arriving[0].insert()
             for name, ask in asked.items():
-                if count <= 1e5 or name not in BRUTE or (len(times[name]) < 5 and unit == "one_us"):
+                if name not in BRUTE or len(times[name]) < (5 if unit == "one_us" else 2 if count <= 1e4 else 0):
                     times[name].append(seconds(partial(ask, query)))
         for name, taken in times.items():
             figures[name][unit] = quartiles(taken, 1e6 if unit == "one_us" else 1e3)
@@ -164,7 +165,7 @@ def insertions(arriving: Arriving, queries: list[Floats]) -> dict[str, float]:
         clock, own = perf_counter(), thread_time()
         arriving.insert()
         if i % 16 == 0:
-            asking += seconds(partial(arriving.query, queries[i // 16 % len(queries)]), thread_time)
+            asking += seconds(partial(arriving.query, queries[i // 16 % len(queries)]))
         stalls.append((perf_counter() - clock, thread_time() - own))
     if arriving.forest.rebuild is not None:
         arriving.forest.rebuild.result()

@@ -92,28 +92,25 @@ def append_rows(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], con
         raise CheckpointError(f"What is appended is of one kind with what was saved: {json_path} is not {config}: choose another name.")
     if "rows" not in found:
         return False
-    held = found["rows"]
+    held = found["rows"]  # 1 or more
     try:
         _finish_interrupted_save(tensor_path, json_path)
         with tensor_path.open("rb+") as file:
             size = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(size))
-            header.pop("__metadata__")
-            for name, tensor in tensors.items():
-                if len(tensor) > header[name]["shape"][0]:
-                    return False
-            for name, tensor in tensors.items():
-                data = tensor.detach().reshape(len(tensor), -1).contiguous().view(torch.uint8).numpy()  # (N, bytes of a row)
-                file.seek(8 + size + header[name]["data_offsets"][0] + max(0, held - 1) * data.shape[1])
-                if held and (len(data) < held or file.read(data.shape[1]) != data[held - 1].tobytes()):
+            rows = {name: tensor.detach().contiguous().numpy().reshape(len(tensor), -1) for name, tensor in tensors.items()}
+            if any(len(data) > header[name]["shape"][0] for name, data in rows.items()):
+                return False
+            for name, data in rows.items():
+                file.seek(8 + size + header[name]["data_offsets"][0] + (held - 1) * data[0].nbytes)
+                if len(data) < held or file.read(data[0].nbytes) != data[held - 1].tobytes():
                     raise CheckpointError(
                         f"What is appended continues what was saved; row {held} of {name} in {tensor_path} is another: choose another name."
                     )
                 data[held:].tofile(file)
             file.flush()
             os.fsync(file.fileno())
-        rows = len(next(iter(tensors.values())))
-        _write(_new(json_path), _json({**config, "rows": rows}, found["sha256"], json_path))
+        _write(_new(json_path), _json({**config, "rows": len(data)}, found["sha256"], json_path))
         _new(json_path).replace(json_path)
     except OSError as error:
         raise _unwritable(json_path, error) from error

@@ -107,7 +107,10 @@ class Forest:
 
     def nearest(self, query: Floats, rows: Floats, k: int) -> NDArray[np.int64]:
         """Indices (Q, k) of the k rows whose keys are nearest to each query (Q, n), as `neighbours.nearest` orders them; k at most N."""
-        return self._nearest(query, rows, k, k + 1) if len(query) else np.empty((0, k), np.int64)
+        if not len(query):
+            return np.empty((0, k), np.int64)
+        with np.errstate(over="ignore", invalid="ignore"):  # squares beyond float32 are infinite, here as elsewhere
+            return self._nearest(query, rows, k, k + 1)
 
     def _nearest(self, query: Floats, rows: Floats, k: int, asked: int) -> NDArray[np.int64]:
         """asked: how many each tree is asked for. Where those beyond may be as near as the k-th, more are asked for."""
@@ -169,15 +172,16 @@ class Forest:
 
 
 def _first_to_join(trees: tuple[Tree, ...], count: int, floor: int, most: int) -> int:
-    """Where the tree begins that is to end at `count`: it takes in those before it that are too small for it, `most` entries in all.
+    """Where the tree begins that is to end at `count`: with the first that is too small for all after it, `most` entries in all.
 
     What lies before `floor` is being built anew already.
     """
     start = trees[-1].end if trees else 0
     for tree in reversed(trees):
-        if tree.start < floor or len(tree) >= RATIO * (count - start) or count - tree.start > most:
+        if tree.start < floor or count - tree.start > most:
             break
-        start = tree.start
+        if len(tree) < RATIO * (count - tree.end):
+            start = tree.start
     return start
 
 
