@@ -7,19 +7,34 @@ Sufficient statistics are stored, not samples (section 3). A memory is a value: 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from gtmsm_env.checkpoint import CheckpointError, check_keys, load_checkpoint, save_checkpoint
-from gtmsm_env.neighbours import nearest
+from gtmsm_env.checkpoint import CheckpointError, append_rows, check_keys, load_checkpoint, save_checkpoint, save_rows
+from gtmsm_env.forest import Forest, Later, Lift, same
+from gtmsm_env.neighbours import LARGE, nearest, spread
 from gtmsm_env.types import Neighbours, phi
 
-Metric = Callable[[Tensor], Tensor]
-"""What phi(s) (*B, m) is mapped to before distances are measured, (*B, m')."""
+POLICIES = ("oldest", "redundant")
+
+
+@dataclass
+class _Storage:
+    """What all memories in one storage share."""
+
+    newest: Tensor | None = None  # the count of the newest, which alone may append in place; None where others may hold the tensors
+    larger: Later[SpatialMemory] | None = None  # its successor: the newest memory copied to where there is room, which takes a while
+    forest: Forest = field(default_factory=partial(Forest, phi))  # the one that was grown last
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Storage, ()
 
 
 class SpatialMemory:
@@ -30,6 +45,7 @@ class SpatialMemory:
         values: name -> (*M, N, ...), at least `z_mean` and `z_variance` (*M, N, d)
         count: (*M,) int64, entries in use; those beyond are padding that no read returns
         facts: name -> (*M, ...), what is known of each memory as a whole
+        bound: entries that each memory holds at most, and what is forgotten for it: see `bounded`
     """
 
     def __init__(
@@ -39,17 +55,17 @@ class SpatialMemory:
         values: dict[str, Tensor],
         count: Tensor | None = None,
         facts: dict[str, Tensor] | None = None,
+        bound: tuple[int, str] | None = None,
     ) -> None:
         batch, entries = s_mean.shape[:-2], s_mean.shape[-2]
         for name, value in {"s_variance": s_variance, **values}.items():
             if value.shape[: len(batch) + 1] != (*batch, entries):
                 raise ValueError(f"Each entry has one value of each kind: s_mean is {tuple(s_mean.shape)} but {name} {tuple(value.shape)}.")
-        self.s_mean, self.s_variance, self.values, self.facts = s_mean, s_variance, values, facts or {}
+        self.s_mean, self.s_variance, self.values, self.facts, self.bound = s_mean, s_variance, values, facts or {}, bound
         self.count = torch.full(batch, entries, device=s_mean.device) if count is None else count
         if self.count.shape != batch:
             raise ValueError(f"Each memory has one count: s_mean is {tuple(s_mean.shape)} but count {tuple(self.count.shape)}.")
-        # The count of the newest memory in this storage, in a list that all memories in it share; empty where others may hold the storage.
-        self._newest: list[Tensor] = []
+        self._storage, self._forest = _Storage(), Forest(phi)
 
     @property
     def batch_shape(self) -> torch.Size:
@@ -71,7 +87,9 @@ class SpatialMemory:
     def but(self, values: dict[str, Tensor] | None = None, facts: dict[str, Tensor] | None = None) -> SpatialMemory:
         """The same entries with other values or facts."""
         values, facts = self.values if values is None else values, self.facts if facts is None else facts
-        return SpatialMemory(self.s_mean, self.s_variance, values, self.count, facts)
+        memory = SpatialMemory(self.s_mean, self.s_variance, values, self.count, facts, self.bound)
+        memory._forest = self._known()
+        return memory
 
     # ---------------------------------------------------------------- write
 
@@ -80,55 +98,114 @@ class SpatialMemory:
 
         where: (*M,) bool, rows that are written; all by default. This memory stays as it is, whoever holds it.
         """
-        if values.keys() != self.values.keys():
-            raise ValueError(
-                f"Every entry holds the same kinds of values: this memory holds {sorted(self.values)}, given {sorted(values)}."
-            )
-        where = torch.ones_like(self.count, dtype=torch.bool) if where is None else where
-        axes = len(self.batch_shape)
-        for name, value in {"s_mean": s_mean, "s_variance": s_variance, **values}.items():
-            storage = self.values[name] if name in values else getattr(self, name)
-            expected = (*self.batch_shape, *storage.shape[axes + 1 :])
-            if value.shape != expected or where.shape != self.batch_shape:
-                raise ValueError(
-                    f"One entry a memory is written: {name} has shape {tuple(expected)} and where {tuple(self.batch_shape)}; "
-                    f"given {tuple(value.shape)} and {tuple(where.shape)}."
-                )
+        axis = len(self.batch_shape)
+        entry = {"s_mean": s_mean, "s_variance": s_variance, **values}
+        self._check(entry, (), "One entry a memory is written", where)
+        return self._append({name: value.unsqueeze(axis) for name, value in entry.items()}, where)
+
+    def extend(self, s_mean: Tensor, s_variance: Tensor, **values: Tensor) -> SpatialMemory:
+        """A memory with T more entries per batch row, as after T times `write`: s_mean, s_variance (*M, T, n), values (*M, T, ...)."""
+        entries = {"s_mean": s_mean, "s_variance": s_variance, **values}
+        self._check(entries, s_mean.shape[-2:-1], "T entries a memory are written")
+        return self._append(entries, None)
+
+    def _check(self, entries: Mapping[str, Tensor], times: tuple[int, ...], rule: str, where: Tensor | None = None) -> None:
+        stored = self._stored()
+        if entries.keys() != stored.keys():
+            held, given = (sorted(x.keys() - {"s_mean", "s_variance"}) for x in (stored, entries))
+            raise ValueError(f"Every entry holds the same kinds of values: this memory holds {held}, given {given}.")
+        batch, axis = self.batch_shape, len(self.batch_shape)
+        expected = {name: (*batch, *times, *x.shape[axis + 1 :]) for name, x in stored.items()} | {"where": tuple(batch)}
+        given = entries if where is None else {**entries, "where": where}
+        for name, value in given.items():
+            if value.shape != expected[name]:
+                raise ValueError(f"{rule}: {name} has shape {expected[name]}; given {tuple(value.shape)}.")
+
+    def _append(self, entries: dict[str, Tensor], where: Tensor | None) -> SpatialMemory:
+        """entries: name -> (*M, T, ...)"""
+        axis, times = len(self.batch_shape), entries["s_mean"].shape[-2]
         memory = self
-        full = bool((self.count >= self.s_mean.shape[-2]).any())
         # Only the newest memory of a storage may append to it in place; an older one, or a full one, moves to its own.
-        if full or not any(self.count is newest for newest in self._newest):
-            memory = self._copy(room=max(8, self.s_mean.shape[-2]) if full else 0)
-        chosen = where.reshape(-1)  # (M,)
-        at = (chosen.nonzero().squeeze(-1), memory.count.reshape(-1)[chosen])
-        for name, value in {"s_mean": s_mean, "s_variance": s_variance, **values}.items():
-            storage = memory.values[name] if name in values else getattr(memory, name)
-            storage.view(-1, *storage.shape[axes:])[at] = value.reshape(-1, *storage.shape[axes + 1 :])[chosen].to(storage.dtype)
-        grown = SpatialMemory(memory.s_mean, memory.s_variance, memory.values, memory.count + where, memory.facts)
-        grown._newest = memory._newest
-        grown._newest[:] = [grown.count]
+        if len(self) + times > self.s_mean.shape[-2]:
+            memory = self._move(times)
+        elif self._storage.newest is not self.count:
+            memory = self._copy()
+        if self.count.numel() == 1 and where is None:
+            for name, storage in memory._stored().items():
+                storage.narrow(axis, int(self.count), times).copy_(entries[name])
+            count = memory.count + times
+        else:
+            chosen = torch.ones_like(self.count.reshape(-1), dtype=torch.bool) if where is None else where.reshape(-1)  # (M,)
+            at = self.count.reshape(-1)[chosen][:, None] + torch.arange(times, device=self.count.device)  # (R, T)
+            row = chosen.nonzero()  # (R, 1)
+            for name, storage in memory._stored().items():
+                value = entries[name].reshape(-1, *entries[name].shape[axis:])[chosen].to(storage.dtype)
+                storage.view(-1, *storage.shape[axis:])[row, at] = value
+            count = memory.count + times * chosen.reshape(self.count.shape)
+        grown = SpatialMemory(memory.s_mean, memory.s_variance, memory.values, count, memory.facts, self.bound)
+        grown._storage = memory._storage
+        grown._storage.newest = count
+        if self.bound is not None and len(grown) > self.bound[0]:
+            capacity, policy = self.bound
+            return grown._reduced(capacity - capacity // 8, policy)
+        room = grown.s_mean.shape[-2]
+        if grown._is_large() and grown._storage.larger is None and 4 * len(grown) > 3 * room:
+            grown._storage.larger = Later(partial(grown._copy, 2 * room))
         return grown
 
-    def _copy(self, room: int = 0) -> SpatialMemory:
-        axis = len(self.batch_shape)
+    def _stored(self) -> dict[str, Tensor]:
+        """What there is of each entry, by name: (*M, N, ...)."""
+        return {"s_mean": self.s_mean, "s_variance": self.s_variance, **self.values}
 
-        def extend(x: Tensor) -> Tensor:
-            return torch.cat([x.detach(), x.new_zeros(*x.shape[:axis], room, *x.shape[axis + 1 :])], dim=axis).contiguous()
+    def _is_large(self) -> bool:
+        """Whether this is one memory that is searched through trees."""
+        s = self.s_mean
+        return self.count.numel() == 1 and s.shape[-2] >= LARGE and s.device.type == "cpu" and s.dtype == torch.float32
 
-        values = {name: extend(value) for name, value in self.values.items()}
+    def _move(self, times: int) -> SpatialMemory:
+        """This memory in a storage of its own with room for so many more entries."""
+        axis, needed = len(self.batch_shape), len(self) + times
+        larger = self._storage.larger
+        memory = larger.result() if larger is not None and self._storage.newest is self.count else None
+        if memory is None or memory.s_mean.shape[-2] < needed:
+            return self._copy(max(8, needed, 2 * self.s_mean.shape[-2]))
+        start = len(memory)
+        for name, storage in memory._stored().items():
+            storage.narrow(axis, start, len(self) - start).copy_(self._stored()[name].narrow(axis, start, len(self) - start))
+        moved = SpatialMemory(memory.s_mean, memory.s_variance, memory.values, self.count.clone(), memory.facts, self.bound)
+        moved._storage = _Storage(moved.count, forest=self._known())
+        return moved
+
+    def _copy(self, size: int = 0) -> SpatialMemory:
+        """This memory in a storage of its own, of at least `size` entries."""
+        axis, used = len(self.batch_shape), len(self)
+
+        def copied(x: Tensor) -> Tensor:
+            shape = (*x.shape[:axis], max(size, x.shape[axis]), *x.shape[axis + 1 :])
+            if x.device.type == "cpu":  # NumPy's zeros take no memory before they are written
+                blank = torch.from_numpy(np.zeros(math.prod(shape) * x.element_size(), np.uint8)).view(x.dtype).view(shape)
+            else:
+                blank = x.new_zeros(shape)
+            blank.narrow(axis, 0, used).copy_(x.detach().narrow(axis, 0, used))
+            return blank
+
+        values = {name: copied(value) for name, value in self.values.items()}
         facts = {name: fact.clone() for name, fact in self.facts.items()}
-        memory = SpatialMemory(extend(self.s_mean), extend(self.s_variance), values, self.count.clone(), facts)
-        memory._newest.append(memory.count)
+        memory = SpatialMemory(copied(self.s_mean), copied(self.s_variance), values, self.count.clone(), facts, self.bound)
+        memory._storage = _Storage(memory.count, forest=self._known())
         return memory
 
     # ---------------------------------------------------------------- read
 
-    def read(self, s: Tensor, k: int, metric: Metric = lambda x: x) -> Neighbours:
+    def read(self, s: Tensor, k: int, metric: Lift | None = None) -> Neighbours:
         """The k entries nearest to s, by Euclidean distance between means (section 4.1), those of headings too as `phi` measures it.
 
         s: (*M, *Q, n) in the model's unit; gradients flow to s and to the entries found. Returns Neighbours of shape (*M, *Q).
+        metric: what phi(s) (*B, m) is mapped to before distances are measured, (*B, m').
         Raises ValueError if a memory of the batch has fewer than k entries.
         """
+        if metric is None:
+            return self._read(phi(s), self.s_mean, k, phi)
         return self._read(metric(phi(s)), metric(phi(self.s_mean)), k)
 
     def read_reverse(self, z: Tensor, k: int, fewer: bool = False) -> Neighbours:
@@ -145,33 +222,56 @@ class SpatialMemory:
 
     def nearest(self, s: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """`distance` and `index` (*M, *Q, k) of what `read` finds, with its errors; nothing that the entries hold is gathered."""
-        return self._nearest(phi(s), phi(self.s_mean), k)
+        return self._nearest(phi(s), self.s_mean, k, phi)
 
-    def _nearest(self, query: Tensor, keys: Tensor, k: int, padded: bool = False) -> tuple[Tensor, Tensor]:
+    def _nearest(self, query: Tensor, rows: Tensor, k: int, lift: Lift = same, padded: bool = False) -> tuple[Tensor, Tensor]:
+        """By the keys lift(rows): rows (*M, N, ...)"""
         batch, axes = self.batch_shape, len(self.batch_shape)
-        if query.shape[:axes] != batch or query.shape[-1] != keys.shape[-1]:
+        size = lift(rows[..., :0, :]).shape[-1]
+        if query.shape[:axes] != batch or query.shape[-1] != size:
             raise ValueError(
-                f"A query has the memory's batch shape first and its key size last: memory {tuple(keys.shape)}, query {tuple(query.shape)}."
+                f"A query has the memory's batch shape first and its key size last: "
+                f"memory {(*rows.shape[:-1], size)}, query {tuple(query.shape)}."
             )
         fewest = int(self.count.min()) if self.count.numel() else k
         if fewest < k and not padded:
             what = "The memory is empty" if fewest == 0 else f"K = {k} neighbours were asked of a memory of {fewest} entries"
             raise ValueError(f"{what}. Walk (or observe) at least {k} steps in the world before reading.")
-        flat_keys = keys.reshape(-1, *keys.shape[axes:])  # (M, N, n)
-        flat_query = query.reshape(flat_keys.shape[0], math.prod(query.shape[axes:-1]), query.shape[-1])  # (M, Q, n)
-        index = nearest(flat_query, flat_keys, self.count.reshape(-1), k).reshape(*query.shape[:-1], k)
-        distance = (query[..., None, :] - self._gather(keys, index)).square().sum(dim=-1).clamp(min=1e-20).sqrt()
-        return distance, index
+        flat_query = query.reshape(self.count.numel(), math.prod(query.shape[axes:-1]), size)  # (M, Q, n)
+        if rows is self.s_mean and self._is_large():
+            index = self._search(flat_query[0], k).reshape(*query.shape[:-1], k)
+            found = lift(self._gather(rows, index))
+        else:
+            keys = lift(rows)
+            flat_keys = keys.reshape(-1, *keys.shape[axes:])  # (M, N, n)
+            index = nearest(flat_query, flat_keys, self.count.reshape(-1), k).reshape(*query.shape[:-1], k)
+            found = self._gather(keys, index)
+        return (query[..., None, :] - found).square().sum(dim=-1).clamp(min=1e-20).sqrt(), index
+
+    def _search(self, query: Tensor, k: int) -> Tensor:
+        """One large memory through the trees of its states: query (Q, n) -> (Q, k)"""
+        rows = self.s_mean.detach().reshape(self.s_mean.shape[-2:]).numpy()[: int(self.count)]
+        self._forest = self._known().grown(rows)
+        if self._forest.end >= self._storage.forest.end:
+            self._storage.forest = self._forest
+        return torch.from_numpy(self._forest.nearest(query.detach().float().contiguous().numpy(), rows, k))
+
+    def _known(self) -> Forest:
+        """The forest that covers most of this memory and no later one: its own, or that of others in its storage."""
+        other = self._storage.forest
+        return other if self._forest.end <= other.end <= len(self) else self._forest
 
     def _gather(self, x: Tensor, index: Tensor) -> Tensor:
         """What is stored of some entries: x (*M, N, ...), index (*M, *Q) -> (*M, *Q, ...)."""
         axes = len(self.batch_shape)
+        if not axes:
+            return x[index]
         flat = index.reshape(self.count.numel(), math.prod(index.shape[axes:]))
         row = torch.arange(len(flat), device=index.device)[:, None]
         return x.reshape(-1, *x.shape[axes:])[row, flat].reshape(*index.shape, *x.shape[axes + 1 :])
 
-    def _read(self, query: Tensor, keys: Tensor, k: int, padded: bool = False) -> Neighbours:
-        distance, index = self._nearest(query, keys, k, padded)
+    def _read(self, query: Tensor, rows: Tensor, k: int, lift: Lift = same, padded: bool = False) -> Neighbours:
+        distance, index = self._nearest(query, rows, k, lift, padded)
         values = {name: self._gather(value, index) for name, value in self.values.items()}
         return Neighbours(distance, index, self._gather(self.s_mean, index), self._gather(self.s_variance, index), values)
 
@@ -191,15 +291,40 @@ class SpatialMemory:
             keep[:, entry + 1 :] &= ~(close & keep[:, entry, None])
         count = keep.sum(dim=-1).clamp(min=at_least).minimum(self.count.reshape(-1))
         rank = keep.to(torch.int8) + used.to(torch.int8)  # places, then other entries, then padding
-        order = rank.argsort(dim=-1, descending=True, stable=True)[:, : int(count.max())]
-        row = torch.arange(len(keys), device=keys.device)[:, None]
+        return self._select(rank.argsort(dim=-1, descending=True, stable=True)[:, : int(count.max())], count)
+
+    def bounded(self, capacity: int, policy: str) -> SpatialMemory:
+        """This memory with at most `capacity` entries in each of its batch, now and after every write.
+
+        policy: which are forgotten, the "oldest", or the most "redundant": again and again, of the two entries nearest to each other the
+        older. A write that would exceed the capacity forgets an eighth of it at once, so that writes cost as much on average as without.
+        """
+        if policy not in POLICIES or capacity < 1:
+            raise ValueError(f"A memory holds 1 entry or more and forgets by one of {POLICIES}; given {capacity} and {policy!r}.")
+        memory = self._reduced(capacity, policy) if len(self) > capacity else self.but()
+        memory.bound = (capacity, policy)
+        return memory
+
+    def _reduced(self, entries: int, policy: str) -> SpatialMemory:
+        """The entries that are left of each memory, at most so many, in the order of writing."""
+        order = torch.zeros(self.count.numel(), entries, dtype=torch.int64)  # (M, E)
+        count = self.count.reshape(-1).cpu().clamp(max=entries)
+        keys = phi(self.s_mean.detach().reshape(-1, *self.s_mean.shape[-2:]).cpu().float())
+        for row, used in enumerate(self.count.reshape(-1).tolist()):
+            left = torch.arange(used)[-entries:] if policy == "oldest" or used <= entries else spread(keys[row, :used], entries)
+            order[row, : len(left)] = left
+        return self._select(order.to(self.count.device), count.to(self.count.device))
+
+    def _select(self, order: Tensor, count: Tensor) -> SpatialMemory:
+        """Some entries as memories of their own: order (M, E) of which the first `count` (M,) are no padding."""
+        row = torch.arange(len(order), device=order.device)[:, None]
         axes = len(self.batch_shape)
 
         def select(x: Tensor) -> Tensor:
             return x.reshape(-1, *x.shape[axes:])[row, order].reshape(*self.batch_shape, order.shape[1], *x.shape[axes + 1 :])
 
         values = {name: select(value) for name, value in self.values.items()}
-        return SpatialMemory(select(self.s_mean), select(self.s_variance), values, count.reshape(self.batch_shape), self.facts)
+        return SpatialMemory(select(self.s_mean), select(self.s_variance), values, count.reshape(self.batch_shape), self.facts, self.bound)
 
     # ---------------------------------------------------------------- rows
 
@@ -209,9 +334,9 @@ class SpatialMemory:
             rows = torch.arange(len(self.count), device=self.count.device)[rows]
         values = {name: value[rows] for name, value in self.values.items()}
         facts = {name: fact[rows] for name, fact in self.facts.items()}
-        memory = SpatialMemory(self.s_mean[rows], self.s_variance[rows], values, self.count[rows], facts)
+        memory = SpatialMemory(self.s_mean[rows], self.s_variance[rows], values, self.count[rows], facts, self.bound)
         if rows.dim():  # then indexing has copied
-            memory._newest.append(memory.count)
+            memory._storage.newest = memory.count
         return memory
 
     def put(self, rows: Tensor, other: SpatialMemory) -> SpatialMemory:
@@ -220,7 +345,7 @@ class SpatialMemory:
         if mine.keys() != theirs.keys():
             raise ValueError(f"Every entry holds the same kinds of values: this memory holds {sorted(mine)}, the other {sorted(theirs)}.")
         size = other.s_mean.shape[-2]
-        memory = self._copy(room=max(0, size - self.s_mean.shape[-2]))
+        memory = self._copy(size)
         at: tuple[Tensor | slice, ...] = (rows, *[slice(None)] * (len(self.batch_shape) - 1), slice(size))
         for name in ("s_mean", "s_variance"):
             getattr(memory, name)[at] = getattr(other, name)
@@ -234,7 +359,7 @@ class SpatialMemory:
     def to(self, device: torch.device | str) -> SpatialMemory:
         values = {name: value.to(device) for name, value in self.values.items()}
         facts = {name: fact.to(device) for name, fact in self.facts.items()}
-        return SpatialMemory(self.s_mean.to(device), self.s_variance.to(device), values, self.count.to(device), facts)
+        return SpatialMemory(self.s_mean.to(device), self.s_variance.to(device), values, self.count.to(device), facts, self.bound)
 
     # ---------------------------------------------------------------- disk
 
@@ -242,18 +367,40 @@ class SpatialMemory:
         """Write the memory as safetensors and JSON, atomically. `model` is the fingerprint of the model that wrote it."""
         keep = len(self)
         axis = len(self.batch_shape)
-        tensors = {"s_mean": self.s_mean, "s_variance": self.s_variance} | {f"values.{k}": v for k, v in self.values.items()}
-        tensors = {name: x.narrow(axis, 0, keep).detach() for name, x in tensors.items()} | {"count": self.count}
+        tensors = {name: x.narrow(axis, 0, keep).detach() for name, x in self._named().items()} | {"count": self.count}
         tensors |= {f"facts.{name}": fact.detach() for name, fact in self.facts.items()}
         save_checkpoint(path, tensors, {"kind": "memory", "model": model})
 
+    def append(self, path: str | Path, model: str) -> None:
+        """Add to what `append` wrote before what has been written to this memory since: no more is written, but now and then all of it.
+
+        For one memory on the CPU that is large. A write that is interrupted leaves the file as it was.
+        Raises CheckpointError if the file holds no earlier state of this memory, or is of another model.
+        """
+        if self.batch_shape or self.count.device.type != "cpu":
+            raise ValueError(f"One memory on the CPU is appended to a file; this is {self!r} on {self.count.device}: use `save`.")
+        used = len(self)
+        rows = {name: x.detach()[:used] for name, x in self._named().items()}
+        config = {"kind": "memory", "model": model}
+        if not append_rows(path, rows, config):
+            grown = self._copy(used + used // 2)
+            tensors = grown._named() | {"count": grown.count} | {f"facts.{name}": fact for name, fact in grown.facts.items()}
+            save_rows(path, tensors, used, config)
+
+    def _named(self) -> dict[str, Tensor]:
+        """What there is of each entry, by its name in a file."""
+        return {"s_mean": self.s_mean, "s_variance": self.s_variance} | {f"values.{k}": v for k, v in self.values.items()}
+
     @classmethod
-    def load(cls, path: str | Path, model: str | None = None) -> SpatialMemory:
-        """Read a memory. Raises CheckpointError if the file is not one, or was written by another model than `model`."""
-        tensors, config = load_checkpoint(path, kind="memory")
+    def load(cls, path: str | Path, model: str | None = None, mapped: bool = False) -> SpatialMemory:
+        """Read a memory. Raises CheckpointError if the file is not one, or was written by another model than `model`.
+
+        mapped: leave what it holds in the file until it is read. What is written goes to memory alone, until `append`.
+        """
+        tensors, config = load_checkpoint(path, "memory", mapped)
         needed = {"s_mean", "s_variance", "count", "values.z_mean", "values.z_variance"}
         check_keys(tensors, needed | {name for name in tensors if name.startswith(("values.", "facts."))}, str(path))
-        check_keys(config, {"kind", "model"}, str(path))
+        check_keys(config.keys() - {"rows"}, {"kind", "model"}, str(path))
         if model is not None and config["model"] != model:
             raise CheckpointError(
                 f"A memory can only be read by the model that wrote it: {path} was written by model {config['model']}, given {model}. "
@@ -262,4 +409,7 @@ class SpatialMemory:
         values, facts = (
             {name.removeprefix(kind): x for name, x in tensors.items() if name.startswith(kind)} for kind in ("values.", "facts.")
         )
-        return cls(tensors["s_mean"], tensors["s_variance"], values, tensors["count"], facts)
+        count = torch.tensor(config["rows"]) if "rows" in config else tensors["count"]
+        memory = cls(tensors["s_mean"], tensors["s_variance"], values, count, facts)
+        memory._storage.newest = count  # nobody else holds these tensors
+        return memory

@@ -1,14 +1,16 @@
 """Exact nearest neighbours: one function, two ways to the same answer.
 
-Many small memories are searched by brute force on their own device; one large memory on the CPU through pykdtree.
+Many small memories are searched by brute force on their own device; one large memory on the CPU through pykdtree (see `forest`).
 """
 
 from __future__ import annotations
 
-import numpy as np
+from heapq import heapify, heappop, heapreplace
+
 import torch
-from pykdtree.kdtree import KDTree
 from torch import Tensor
+
+from gtmsm_env.forest import Forest
 
 LARGE = 4096  # entries from which one memory on the CPU is searched through a tree
 
@@ -44,6 +46,33 @@ def nearest_before(x: Tensor, k: int) -> Tensor:
         return torch.cat(found)
 
 
+def spread(keys: Tensor, entries: int) -> Tensor:
+    """Which so many of keys (N, n) are left after, again and again, of the two nearest to each other the earlier is dropped. In order."""
+    x = keys.flip(0)  # of equal neighbours the last is the one that stays longest: all others are told of it
+    near = nearest(x[None], x[None], torch.tensor([len(x)]), min(len(x), 17))[0]  # (N, 17), itself among them
+    distance = _square_distance(x[:, None], x[near]).tolist()
+    left = [True] * len(x)
+
+    def closest(i: int) -> tuple[float, int, int]:
+        """The distance to the nearest other that is left, and i, earlier ones first."""
+        for square, j in zip(distance[i], near_list[i], strict=True):
+            if j != i and left[j]:
+                return square, -i, j
+        others = torch.tensor(left).index_fill_(0, torch.tensor(i), False).nonzero().squeeze(1)
+        found = others[_first(_square_distance(x[i], x[others]), min(len(others), 17))]
+        near_list[i], distance[i] = found.tolist(), _square_distance(x[i], x[found]).tolist()
+        return distance[i][0], -i, near_list[i][0]
+
+    near_list = near.tolist()
+    pairs = [closest(i) for i in range(len(x))]
+    heapify(pairs)
+    for _ in range(len(x) - entries):
+        while not left[pairs[0][2]]:
+            heapreplace(pairs, closest(-pairs[0][1]))
+        left[-heappop(pairs)[1]] = False
+    return torch.tensor(left).flip(0).nonzero().squeeze(1)
+
+
 def search_all(query: Tensor, keys: Tensor, count: Tensor, k: int) -> Tensor:
     """Brute force, batched."""
     square = _square_distance(query[:, :, None], keys[:, None])  # (M, Q, N)
@@ -52,18 +81,9 @@ def search_all(query: Tensor, keys: Tensor, count: Tensor, k: int) -> Tensor:
 
 
 def search_tree(query: Tensor, keys: Tensor, k: int) -> Tensor:
-    """One memory through a k-d tree. query (Q, n), keys (N, n) -> (Q, k)"""
-    query, keys = query.detach().float(), keys.detach().float()
-    more = min(len(keys), 2 * k)  # room to put ties at the border into the order of their index
-    _, found = KDTree(keys.numpy()).query(query.numpy(), k=more)
-    index = torch.from_numpy(found.reshape(len(query), more).astype(np.int64))
-    square = _square_distance(query[:, None], keys[index])  # (Q, more)
-    nearest = _first(square, k, index)
-    # Where all that was found is as near as the k-th, up to the tree's rounding, so may be some that was not: places visited often.
-    tied = (square.amax(dim=-1) <= square.kthvalue(k, dim=-1).values * (1 + 1e-5)) & (more < len(keys))
-    for row in tied.nonzero():  # (1,)
-        nearest[row] = search_all(query[None, row], keys[None], torch.tensor([len(keys)]), k)[0]
-    return nearest
+    """One memory that is asked once, through a k-d tree. query (Q, n), keys (N, n) -> (Q, k)"""
+    rows = keys.detach().float().numpy()
+    return torch.from_numpy(Forest().grown(rows).nearest(query.detach().float().contiguous().numpy(), rows, k))
 
 
 def _square_distance(query: Tensor, keys: Tensor) -> Tensor:
