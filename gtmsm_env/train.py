@@ -81,6 +81,7 @@ def experiment(world: str, size: str, images: str, seed: int, displacements: boo
             policy=recipe_labyrinth.policy,
         )
     if world in recipe_vizdoom.AGENTS:
+        recipe_labyrinth.check_images(images)
         return Experiment(
             world=recipe_vizdoom.WALKING.world,
             walks=recipe_vizdoom.WALKS,
