@@ -110,11 +110,11 @@ def test_train_sb3_in_first_person(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(GTMSM, "load", lambda *arguments: walker)
     monkeypatch.setitem(gym.spec(LABYRINTH).kwargs, "horizon", 8)
     monkeypatch.setitem(WALKED, LABYRINTH, 24)
-    small = ["--worlds", "2", "--walks", "1", "--dream-steps", "512", "--points", "1", "--plot", str(tmp_path / "curve.png")]
+    small = ["--worlds", "2", "--walks", "2", "--dream-steps", "512", "--points", "1", "--plot", str(tmp_path / "curve.png")]
     assert run("train_sb3", "--world", LABYRINTH, *small, "--json", str(file), monkeypatch=monkeypatch) == 0
     learned = json.loads(file.read_text())["figures"]
     assert (learned["world"], learned["walk_steps"]) == (LABYRINTH, 24)
-    assert learned["trained"]["in the dream"]["real_steps"] == 23
+    assert learned["trained"]["in the dream"]["real_steps"] == 2 * 23
 
     monkeypatch.setitem(gym.spec(LABYRINTH).kwargs, "horizon", 128)
     judge = runpy.run_path(str(ROOT / "agents" / "train_sb3.py"))["Judge"]
