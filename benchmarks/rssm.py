@@ -85,17 +85,19 @@ class RSSM(nn.Module):
             return nn.Sequential(*layers[:-1])
 
         self.gru = nn.GRU(z_size + num_actions, h_size, batch_first=True)
-        if height < 32:
-            self.q = nn.Sequential(nn.Flatten(), mlp(x_size, hidden, hidden, 2 * z_size))
-            self.decoder = nn.Sequential(mlp(h_size + z_size, hidden, hidden, x_size), nn.Unflatten(-1, x_shape))
-        else:
-            sizes = [channels, 16, 32, 64]
+        sizes = (channels, 16, 32, 64)
+        small, convolved = (sizes[-1], height // 8, width // 8), height >= 32
+        if convolved:
             down = [layer for a, b in pairwise(sizes) for layer in (nn.Conv2d(a, b, 4, 2, 1), nn.SiLU())]
-            up = [layer for b, a in pairwise(sizes[::-1]) for layer in (nn.SiLU(), nn.ConvTranspose2d(b, a, 4, 2, 1))]
-            small = (sizes[-1], height // 8, width // 8)
             self.q = nn.Sequential(*down, nn.Flatten(), mlp(math.prod(small), hidden, 2 * z_size))
-            self.decoder = nn.Sequential(mlp(h_size + z_size, hidden, math.prod(small)), nn.Unflatten(-1, small), *up)
+        else:
+            self.q = nn.Sequential(nn.Flatten(), mlp(x_size, hidden, hidden, 2 * z_size))
         self.p = mlp(h_size, hidden, 2 * z_size)
+        if convolved:
+            up = [layer for b, a in pairwise(sizes[::-1]) for layer in (nn.SiLU(), nn.ConvTranspose2d(b, a, 4, 2, 1))]
+            self.decoder = nn.Sequential(mlp(h_size + z_size, hidden, math.prod(small)), nn.Unflatten(-1, small), *up)
+        else:
+            self.decoder = nn.Sequential(mlp(h_size + z_size, hidden, hidden, x_size), nn.Unflatten(-1, x_shape))
         # each unit forgets at its own rate, over 1 to tau steps
         bias = dict(self.gru.named_parameters())["bias_hh_l0"].detach()
         nn.init.uniform_(bias[h_size : 2 * h_size], 1, tau).log_()

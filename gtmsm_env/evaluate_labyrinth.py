@@ -338,7 +338,8 @@ def draw(folder: Path, model: GTMSM, measured: Measured, first: tuple[Trials, di
     plots.horizon_figure(folder / "psnr-by-horizon.png", measured.error, everywhere, LINES, width=max(1, horizon // 15))
     if "rooms" in agent.rules:
         row, step = last_passage(trials)
-        around = np.arange(max(step - PASSAGE, 0), min(step + PASSAGE, horizon), PASSAGE // 10)
+        begin = max(min(step - PASSAGE, horizon - 2 * PASSAGE), 0)
+        around = np.arange(begin, min(begin + 2 * PASSAGE, horizon), PASSAGE // 10)
         picture = seen_from_above(trials, row)(int(around[0]), int(around[-1]))
         plots.figure_4(folder / "figure-4.png", picture, frames[row], guesses[row], (around + 1).tolist())
     if absent := missing():

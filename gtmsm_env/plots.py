@@ -196,7 +196,7 @@ def figure_4(file: Path, picture: Picture, true: NDArray[np.uint8], imagined: ND
     picture: (S, S, 3), with the agent at the first of these steps and, as its goal, at the last; true, imagined: (H, h, w, 3)
     """
     with rc_context(STYLE):
-        figure = Figure(figsize=(11, 4.6), layout="constrained")
+        figure = Figure(figsize=(11, 3.9), layout="constrained")
         left, right = np.asarray(figure.subfigures(1, 2, width_ratios=[1, 2.3]))
         axes = left.subplots()
         axes.imshow(picture)

@@ -19,7 +19,7 @@ from gtmsm_env.recipe import Stage
 
 WALKING = replace(recipe_labyrinth.WALKING, world="GTMSM-VizDoom-v0")
 AGENTS = {"labyrinth-vizdoom": WALKING}
-WALKS, ROWS = 192, 16  # what is learned from, and how many engines run at once
+WALKS, ROWS = 96, 16  # what is learned from, and how many engines run at once
 
 
 def stages(size: str) -> list[Stage]:
