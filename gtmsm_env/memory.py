@@ -166,6 +166,7 @@ class SpatialMemory:
         """This memory in a storage of its own with room for so many more entries."""
         axis, needed = len(self.batch_shape), len(self) + times
         larger = self._storage.larger
+        self._storage.larger = None  # what takes it owns it; another branch of this memory makes its own
         memory = larger.result() if larger is not None and self._storage.newest is self.count else None
         if memory is None or memory.s_mean.shape[-2] < needed:
             return self._copy(max(8, needed, 2 * self.s_mean.shape[-2]))
