@@ -139,8 +139,8 @@ class SpatialMemory:
             at = self.count.reshape(-1)[chosen][:, None] + torch.arange(times, device=self.count.device)  # (R, T)
             row = chosen.nonzero()  # (R, 1)
             for name, storage in memory._stored().items():
-                value = entries[name].reshape(-1, *entries[name].shape[axis:])[chosen].to(storage.dtype)
-                storage.view(-1, *storage.shape[axis:])[row, at] = value
+                value = entries[name].reshape(len(chosen), *entries[name].shape[axis:])[chosen].to(storage.dtype)
+                storage.view(len(chosen), *storage.shape[axis:])[row, at] = value
             count = memory.count + times * chosen.reshape(self.count.shape)
         grown = SpatialMemory(memory.s_mean, memory.s_variance, memory.values, count, memory.facts, self.bound)
         grown._storage = memory._storage
@@ -149,7 +149,7 @@ class SpatialMemory:
             capacity, policy = self.bound
             return grown._reduced(capacity - capacity // 8, policy)
         room = grown.s_mean.shape[-2]
-        if grown._is_large() and grown._storage.larger is None and 4 * len(grown) > 3 * room:
+        if grown._is_large() and grown._storage.larger is None and 16 * len(grown) > 15 * room:
             grown._storage.larger = Later(partial(grown._copy, 2 * room))
         return grown
 
@@ -166,6 +166,7 @@ class SpatialMemory:
         """This memory in a storage of its own with room for so many more entries."""
         axis, needed = len(self.batch_shape), len(self) + times
         larger = self._storage.larger
+        self._storage.larger = None  # what takes it owns it; another branch of this memory makes its own
         memory = larger.result() if larger is not None and self._storage.newest is self.count else None
         if memory is None or memory.s_mean.shape[-2] < needed:
             return self._copy(max(8, needed, 2 * self.s_mean.shape[-2]))

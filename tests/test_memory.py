@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import itertools
 import math
+import os
+import pickle
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +17,9 @@ import torch
 from torch import Tensor
 
 from gtmsm_env.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from gtmsm_env.forest import Later
 from gtmsm_env.memory import SpatialMemory
-from gtmsm_env.neighbours import LARGE
+from gtmsm_env.neighbours import LARGE, search_all
 from gtmsm_env.types import phi
 
 D = 4
@@ -202,6 +208,83 @@ def test_every_entry_has_the_same_kinds_of_values() -> None:
         SpatialMemory(torch.zeros(2, 3, 2), torch.zeros(2, 3, 2), {}, torch.tensor(3))
 
 
+@pytest.mark.parametrize("batch", [(), (2, 3)])
+@pytest.mark.parametrize("times", [0, 1, 30])
+def test_many_entries_are_written_as_one_after_another(batch: tuple[int, ...], times: int) -> None:
+    memory, slow = unequal(batch)
+    many = [entries(batch, draws(seed)) for seed in range(times)]
+    together = {name: torch.stack([x[name] for x in many] or [entries(batch, draws())[name]], dim=len(batch)) for name in NAMES}
+    after = memory.extend(**{name: x.narrow(len(batch), 0, times) for name, x in together.items()})
+    expected = slow
+    for values in many:
+        expected = expected.write(**values)
+    assert agrees(after, expected)
+    assert agrees(memory, slow)
+    with pytest.raises(ValueError, match="T entries a memory are written: reward"):
+        memory.extend(**together | {"reward": together["reward"][..., :0]})
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memories of 32 entries count as large."""
+    monkeypatch.setattr("gtmsm_env.memory.LARGE", 32)
+    for name, few in {"BUFFER": 8, "RATIO": 4, "AT_ONCE": 40}.items():
+        monkeypatch.setattr(f"gtmsm_env.forest.{name}", few)
+
+
+@pytest.mark.usefixtures("large")
+@pytest.mark.parametrize("n", [2, 3])
+@pytest.mark.parametrize("batch", [(), (1,)])
+def test_a_large_memory_is_read_while_it_is_written(batch: tuple[int, ...], n: int) -> None:
+    """One by one and in bulk; older versions, branches of them, copies and pickles too."""
+    generator = draws()
+
+    def some(times: int) -> Entry:
+        s = torch.randint(5, (*batch, times, n), generator=generator).float()
+        return {"s_mean": s, "s_variance": s, "z_mean": torch.randn(*batch, times, D, generator=generator)}
+
+    def right(memory: SpatialMemory) -> bool:
+        query = phi(some(4)["s_mean"]).reshape(4, -1)
+        stored = memory.s_mean.reshape(-1, n)[: len(memory)]
+        slow = search_all(query[None], phi(stored)[None], torch.tensor([len(stored)]), 3)[0]
+        s = torch.cat([query[:, :2], torch.atan2(query[:, 3:], query[:, 2:3])], dim=-1) if n == 3 else query
+        return torch.equal(memory.nearest(s.reshape(*batch, 4, n), 3)[1].reshape(4, 3), slow)
+
+    x = some(0)
+    versions = [SpatialMemory(x["s_mean"], x["s_variance"], {"z_mean": x["z_mean"]}).extend(**some(4))]
+    held = [versions[0].s_mean[..., :4, :].clone()]
+    for step in range(250):
+        memory = versions[-1] if step % 20 else versions[-1 - int(torch.randint(min(10, len(versions)), (1,), generator=generator))]
+        if step % 50 == 7:
+            memory = copy.deepcopy(memory) if step % 100 == 7 else pickle.loads(pickle.dumps(memory.but()))
+        values = some(25) if step % 30 == 0 else some(1)
+        single = {name: value.squeeze(len(batch)) for name, value in values.items()}
+        versions.append(memory.extend(**values) if step % 3 == 0 else memory.write(**single) if step % 30 else memory.extend(**values))
+        held.append(torch.cat([memory.s_mean[..., : len(memory), :], values["s_mean"]], dim=-2))
+        if step % 4 == 0:
+            assert right(versions[-1])
+            assert right(versions[int(torch.randint(len(versions), (1,), generator=generator))])
+    assert max(map(len, versions)) > 200
+    assert all(torch.equal(memory.s_mean[..., : len(memory), :], s) for memory, s in zip(versions, held, strict=True))
+
+
+@pytest.mark.usefixtures("large")
+def test_a_large_storage_is_copied_before_it_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a thread; one that came to nothing is done without."""
+    memory, slow, generator, moves = walked((), 30), Slow(()), draws(), []
+    for _ in range(30):
+        slow = slow.write(**entries((), generator))
+    copied = SpatialMemory._copy
+    monkeypatch.setattr(SpatialMemory, "_copy", lambda self, size=0: moves.append(threading.current_thread()) or copied(self, size))
+    for step in range(300):
+        values = entries((), generator)
+        memory, slow = memory.write(**values), slow.write(**values)
+        if step == 200:
+            monkeypatch.setattr(Later, "result", lambda self: None)
+    assert agrees(memory, slow)
+    assert [thread is threading.main_thread() for thread in moves] == [False, False, False, False, True]
+
+
 # ---------------------------------------------------------------- read
 
 
@@ -346,6 +429,51 @@ def test_distinct_places_are_the_reference(batch: tuple[int, ...], radius: float
     assert places.s_mean.shape[-2] == len(places)  # no more padding than the fullest needs
 
 
+def redundant(keys: Tensor, count: int) -> list[int]:
+    """By hand: of the two that are nearest to each other the older goes, until so many are left."""
+    left = list(range(len(keys)))
+    while len(left) > count:
+        pairs = [((float((keys[i] - keys[j]).square().sum())), i) for i, j in itertools.permutations(left, 2)]
+        left.remove(min(pairs)[1])
+    return left
+
+
+@pytest.mark.parametrize("capacity", [1, 4, 9, 40])
+@pytest.mark.parametrize("draw", [lambda g: torch.randint(3, (12, 2), generator=g).float(), lambda g: torch.randn(12, 2, generator=g)])
+def test_the_most_redundant_entries_are_forgotten(capacity: int, draw: Any) -> None:
+    s = torch.stack([draw(draws(seed)) for seed in range(3)])
+    memory = SpatialMemory(s, s, {"z_mean": s}, torch.tensor([12, 7, 3]))
+    kept = memory.bounded(capacity, "redundant")
+    for row, count in enumerate((12, 7, 3)):
+        expected = redundant(s[row, :count], capacity)
+        assert torch.equal(kept.values["z_mean"][row, : int(kept.count[row])], s[row, expected])
+    assert memory.count.tolist() == [12, 7, 3]
+
+
+def test_a_thousand_looks_at_one_place_are_forgotten_first() -> None:
+    """More of them than the nearest that are known of each."""
+    s = torch.cat([torch.zeros(300, 2), 5 * torch.randn(10, 2, generator=draws()), torch.zeros(300, 2)])
+    kept = SpatialMemory(s, s, {"at": torch.arange(610)}).bounded(11, "redundant")
+    assert kept.values["at"].tolist() == [*range(300, 310), 609]
+
+
+@pytest.mark.parametrize("batch", [(), (2,)])
+def test_a_bound_is_heeded_by_every_write(batch: tuple[int, ...]) -> None:
+    memory, generator, writes = empty(batch).bounded(20, "oldest"), draws(), []
+    for _ in range(90):
+        writes.append(entries(batch, generator))
+        before, memory = memory, memory.write(**writes[-1])
+        assert len(memory) == min(len(before) + 1, 20) or (len(before), len(memory)) == (20, 18)
+        for name in NAMES:
+            last = torch.stack([values[name] for values in writes[-len(memory) :]], dim=len(batch))
+            assert torch.equal(storage(memory, name).narrow(len(batch), 0, len(memory)), last)
+    assert memory.but().bound == memory.to("cpu").bound == (20, "oldest")
+    assert len(memory.bounded(5, "redundant")) == 5
+    for capacity, policy in ((0, "oldest"), (5, "boring")):
+        with pytest.raises(ValueError, match=r"1 entry or more and forgets by one of .*given"):
+            memory.bounded(capacity, policy)
+
+
 def test_rows_of_batches_with_an_axis_more() -> None:
     mine, other = walked((3, 2), 4), walked((2, 2), 20, seed=1)
     for rows in (torch.tensor([2, 0]), torch.tensor([True, False, True])):
@@ -443,6 +571,66 @@ def test_a_memory_that_lacks_something_is_refused(tmp_path: Path, lost: str) -> 
     save_checkpoint(tmp_path / "memory", kept, {name: value for name, value in config.items() if name != lost})
     with pytest.raises(CheckpointError, match=lost):
         SpatialMemory.load(tmp_path / "memory")
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_file_grows_with_its_memory(tmp_path: Path, mapped: bool) -> None:
+    """By little and by much; it can be gone on with from the file."""
+    memory, slow, generator, whole = walked((), 5), Slow(()), draws(), 0
+    for _ in range(5):
+        slow = slow.write(**entries((), generator))
+    for times in (0, 1, 2, 0, 30, 1, 1, 1, 1):
+        for _ in range(times):
+            values = entries((), generator)
+            memory, slow = memory.write(**values), slow.write(**values)
+        before = (tmp_path / "memory.safetensors").stat().st_ino if times else None
+        memory.append(tmp_path / "memory", "abc")
+        whole += before != (tmp_path / "memory.safetensors").stat().st_ino
+        memory = SpatialMemory.load(tmp_path / "memory", "abc", mapped)
+        assert agrees(memory, slow)
+    assert whole < 6
+    with pytest.raises(CheckpointError, match="of one kind with what was saved"):
+        memory.append(tmp_path / "memory", "other")
+    with pytest.raises(CheckpointError, match="continues what was saved; row 42 of"):
+        walked((), 50, seed=3).append(tmp_path / "memory", "abc")
+    assert agrees(SpatialMemory.load(tmp_path / "memory", "abc"), slow)
+    with pytest.raises(ValueError, match="One memory on the CPU is appended"):
+        walked((2,)).append(tmp_path / "memory", "abc")
+
+
+class Interrupted(BaseException):
+    """Stands for a killed process."""
+
+
+@pytest.mark.parametrize("call", range(9))
+@pytest.mark.parametrize("more", [1, 60])
+def test_an_interrupted_append_leaves_the_file_as_it_was_or_as_it_was_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int, more: int
+) -> None:
+    """Cut off before every flush to the disk and every rename: into the room there is, and when all is written anew."""
+    before = walked((), 9)
+    before.append(tmp_path / "memory", "abc")
+    after = walked((), more, 1, before)
+    calls = iter(range(100))
+
+    def cut(function: Any) -> Any:
+        def run(*args: Any) -> Any:
+            if next(calls) == call:
+                raise Interrupted
+            return function(*args)
+
+        return run
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", cut(os.fsync))
+        patch.setattr(Path, "replace", cut(Path.replace))
+        with contextlib.suppress(Interrupted):
+            after.append(tmp_path / "memory", "abc")
+    found = SpatialMemory.load(tmp_path / "memory", "abc", mapped=True)
+    assert len(found) in (9, 9 + more)
+    assert torch.equal(found.s_mean[: len(found)], after.s_mean[: len(found)])
+    after.append(tmp_path / "memory", "abc")
+    assert torch.equal(SpatialMemory.load(tmp_path / "memory").values["z_mean"][: 9 + more], after.values["z_mean"][: 9 + more])
 
 
 # ---------------------------------------------------------------- places and headings
