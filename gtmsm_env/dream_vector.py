@@ -295,10 +295,10 @@ class DreamVectorEnv(BatchedRows):
                 raise ValueError(
                     f"row {row} remembers no place that looks unlike its start, so there is no goal to draw; give another start"
                 )
-            goals = torch.cat([s.take_along_dim(entry[..., None], dim=1)[:, :, None], looks.places(entry, s)], dim=2)
+            goals = looks.places(entry, s)
             if self._frames:
                 frames = x_to_frames(self._home.memory.values["view"][which[:, None], entry])
-        return Starts(mean.expand(shape).contiguous(), displacement.expand(shape).contiguous(), goals, frames)
+        return Starts(mean.expand(shape), displacement.expand(shape), goals, frames)
 
     def _choose_episodes(self, rows: Rows, state: Any, goal: Any) -> None:
         """The next episodes of rows begin at states, or have goals, that were asked for."""
@@ -366,15 +366,19 @@ class DreamVectorEnv(BatchedRows):
             )
         if not self._ready.all():
             raise ResetNeeded("step_tensors needs an episode: call reset first")
-        ended = self._over
         reward, terminated = self._move(actions)
-        terminated = terminated & ~ended
-        truncated = (self._episodes.steps >= self.horizon) & ~terminated & ~ended
-        self._over = terminated | truncated
-        self._restart(ended if self.autoreset_mode == AutoresetMode.NEXT_STEP else self._over)
+        over = terminated | (self._episodes.steps >= self.horizon)
         if self.autoreset_mode == AutoresetMode.SAME_STEP:
-            self._over = torch.zeros_like(self._over)
-        return self._shown(), reward.masked_fill(ended, 0), terminated, truncated
+            truncated = over ^ terminated
+            self._restart(over)
+        else:  # the actions of rows that had ended led nowhere
+            ended = self._over
+            going = ~ended
+            reward, terminated, over = reward * going, terminated & going, over & going
+            truncated = over ^ terminated
+            self._restart(ended)
+            self._over = over
+        return self._shown(), reward, terminated, truncated
 
     @property
     def spent(self) -> Tensor:

@@ -39,9 +39,10 @@ class Nearby:
     def square(self, s: Tensor) -> Tensor:
         """Squared distances of states (N, n) to all places, as `phi` measures them: (P, N)."""
         x = phi(s).t().contiguous()
-        square = (self._axes[0] - x[0]).square_()
-        for key, q in zip(self._axes[1:], x[1:], strict=True):
-            square += (key - q).square_()
+        first, *others = (key - q for key, q in zip(self._axes, x, strict=True))
+        square = first.mul_(first)
+        for difference in others:
+            square += difference.mul_(difference)
         return square
 
     def distance(self, s: Tensor) -> Tensor:
@@ -85,12 +86,13 @@ class Looks:
             mine[rows, : theirs.shape[1]] = theirs
 
     def places(self, entry: Tensor, s: Tensor) -> Tensor:
-        """The states s (M, P, n) of all places that look as entries (M, E) do: (M, E, G, n), filled up with nowhere."""
-        most = int(self.count.gather(1, entry).max())
-        each = torch.arange(most, device=entry.device)
-        where = (self.first.gather(1, entry)[..., None] + each).clamp(max=s.shape[1] - 1)  # (M, E, G)
+        """The states s (M, P, n) of entries (M, E), then of all others that look as they do: (M, E, G, n), filled up with nowhere."""
+        count = self.count.gather(1, entry)[..., None]
+        each = torch.arange(int(count.max()), device=entry.device)
         row = torch.arange(len(s), device=s.device)[:, None, None]
-        return s[row, self.order[row, where]].masked_fill((each >= self.count.gather(1, entry)[..., None])[..., None], NOWHERE)
+        where = self.order[row, (self.first.gather(1, entry)[..., None] + each).clamp(max=s.shape[1] - 1)]  # (M, E, G)
+        where = torch.cat([entry[..., None], torch.where(where == entry[..., None], where[..., :1], where)[..., 1:]], dim=-1)
+        return s[row, where].masked_fill((each >= count)[..., None], NOWHERE)
 
 
 def first_alike(z: Tensor, used: Tensor) -> Tensor:
@@ -121,6 +123,10 @@ class Starts:
     goals: Tensor  # (R, E, G, n), the goal and all places that look as it does, filled up with nowhere
     frames: Tensor | None  # (R, E, H, W, C) uint8, the goal as it is remembered, where frames are shown
 
+    def side_by_side(self) -> Tensor:
+        """Means, displacements and goals, (R, E, 2 n + G n)."""
+        return torch.cat([self.mean, self.displacement, self.goals.flatten(-2)], dim=-1)
+
 
 class Episodes:
     """For each of N rows up to E episodes that it will begin, in order, and the one that it is in.
@@ -131,14 +137,15 @@ class Episodes:
     mean: Tensor  # (N, n), where the rows are
     displacement: Tensor  # (N, n), u_t
     goals: Tensor  # (N, G, n), of the episodes they are in
-    frames: Tensor | None  # (N, H, W, C) uint8
+    frames: Tensor | None = None  # (N, H, W, C) uint8
     steps: Tensor  # (N,) int64, steps of these episodes
+    _table: Tensor  # (N, E, 2 n + G n), what episodes begin with, side by side: it is looked up once a step
+    _frames: Tensor | None = None  # (N, E, H, W, C) uint8
 
     def __init__(self, rows: int, size: int, device: torch.device) -> None:
-        self.size, self._row = size, torch.arange(rows, device=device)
+        self.size, self._base = size, torch.arange(rows, device=device) * size
         self.begun, self.drawn = torch.zeros(2, rows, dtype=torch.int64, device=device)
         self.numbers = torch.zeros(rows, size, 2, dtype=torch.float64, device=device)
-        self._starts: Starts | None = None
 
     @property
     def spent(self) -> Tensor:
@@ -150,66 +157,59 @@ class Episodes:
         self.begun[rows] = self.drawn[rows]
 
     def put(self, rows: Tensor, starts: Starts, count: Tensor, numbers: Tensor) -> None:
-        """What rows (R,) begin next: the first `count` (R,) of E episodes, made of `numbers` (R, E, 2)."""
-        if self._starts is None:  # of all rows
-            self._starts = starts
+        """What rows (R,) begin next, all rows the first time: `count` (R,) of E episodes, made of `numbers` (R, E, 2)."""
+        if not hasattr(self, "_table"):
+            self._table, self._frames = starts.side_by_side(), starts.frames
+            self.mean, self.displacement, self.goals = starts.mean[:, 0], starts.displacement[:, 0], starts.goals[:, 0]
+            self.frames = None if starts.frames is None else starts.frames[:, 0]
+            self.steps = torch.zeros_like(self.begun)
         else:
             self._put(rows, slice(None), starts)
         self.begun[rows], self.drawn[rows], self.numbers[rows] = 0, count, numbers
 
-    def _next(self, rows: Tensor) -> Tensor:
-        return self.begun[rows] % self.drawn[rows]
+    def _next(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        return rows, self.begun[rows] % self.drawn[rows]
 
     def next_of(self, rows: Tensor) -> Starts:
         """The very next episode of rows (R,), as starts of E = 1."""
-        assert self._starts is not None
-        return Starts(*(None if x is None else x[rows, self._next(rows)][:, None] for x in vars(self._starts).values()))  # type: ignore[arg-type]
+        mean, displacement, goals = self._apart(self._table[self._next(rows)][:, None])
+        return Starts(mean, displacement, goals, None if self._frames is None else self._frames[self._next(rows)][:, None])
 
     def next_numbers(self, rows: Tensor) -> Tensor:
         """The numbers that it was made of, (R, 1, 2)."""
-        return self.numbers[rows, self._next(rows)][:, None]
+        return self.numbers[self._next(rows)][:, None]
 
     def put_next(self, rows: Tensor, starts: Starts) -> None:
-        """The very next episode of rows (R,) is another: starts of E = 1."""
-        self._put(rows, self._next(rows), Starts(*(None if x is None else x[:, 0] for x in vars(starts).values())))  # type: ignore[arg-type]
+        """It is another: starts of E = 1."""
+        frames = None if starts.frames is None else starts.frames[:, 0]
+        self._put(*self._next(rows), Starts(starts.mean[:, 0], starts.displacement[:, 0], starts.goals[:, 0], frames))
 
     def _put(self, rows: Tensor, which: Tensor | slice, starts: Starts) -> None:
-        assert self._starts is not None
-        mine = self._starts
-        room = starts.goals.shape[-2] - mine.goals.shape[-2]
+        room = starts.goals.shape[-2] - self.goals.shape[-2]
         if room > 0:
-            mine.goals = widened(mine.goals, room)
-            self.goals = widened(self.goals, room)
-        for name, value in vars(starts).items():
-            if value is not None:
-                getattr(mine, name)[rows, which] = widened(value, -room) if name == "goals" and room < 0 else value
+            self.goals = F.pad(self.goals, (0, 0, 0, room), value=NOWHERE)
+            self._table = F.pad(self._table, (0, room * self.goals.shape[-1]), value=NOWHERE)
+        table = starts.side_by_side()
+        self._table[rows, which] = F.pad(table, (0, self._table.shape[-1] - table.shape[-1]), value=NOWHERE)
+        if self._frames is not None and starts.frames is not None:
+            self._frames[rows, which] = starts.frames
+
+    def _apart(self, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Means, displacements (*B, n) and goals (*B, G, n) that lie side by side (*B, 2 n + G n)."""
+        n = self.mean.shape[-1]
+        return table[..., :n], table[..., n : 2 * n], table[..., 2 * n :].unflatten(-1, self.goals.shape[-2:])
 
     def begin(self, over: Tensor) -> None:
         """The rows `over` (N,) bool begin their next episode."""
-        mine = self._starts
-        assert mine is not None
-        at = self._row * self.size + self.begun % self.drawn
-
-        def next_of(now: Tensor, starts: Tensor) -> Tensor:
-            return torch.where(over.reshape(-1, *[1] * (now.dim() - 1)), starts.flatten(0, 1).index_select(0, at), now)
-
-        if not hasattr(self, "mean"):  # the first of all rows
-            over = torch.ones_like(over)
-            self.mean, self.displacement, self.goals = mine.mean[:, 0], mine.displacement[:, 0], mine.goals[:, 0]
-            self.frames = None if mine.frames is None else mine.frames[:, 0]
-            self.steps = torch.zeros_like(self.begun)
-        self.mean, self.displacement = next_of(self.mean, mine.mean), next_of(self.displacement, mine.displacement)
-        if mine.goals.shape[-2]:
-            self.goals = next_of(self.goals, mine.goals)
-        if self.frames is not None and mine.frames is not None:
-            self.frames = next_of(self.frames, mine.frames)
+        at, which = self._base + self.begun % self.drawn, over[:, None]
+        mean, displacement, goals = self._apart(self._table.flatten(0, 1).index_select(0, at))
+        self.mean, self.displacement = torch.where(which, mean, self.mean), torch.where(which, displacement, self.displacement)
+        if self.goals.shape[1]:
+            self.goals = torch.where(which[..., None], goals, self.goals)
+        if self.frames is not None and self._frames is not None:
+            self.frames = torch.where(which[..., None, None], self._frames.flatten(0, 1).index_select(0, at), self.frames)
         self.steps = self.steps.masked_fill(over, 0)
         self.begun = self.begun + over
-
-
-def widened(goals: Tensor, room: int) -> Tensor:
-    """Lists of places (*B, G, n) with room for more."""
-    return F.pad(goals, (0, 0, 0, room), value=NOWHERE)
 
 
 def choose_goals(

@@ -40,6 +40,7 @@ Prior = Callable[[Tensor, SpatialMemory], GaussianMixture]
 Stops = Callable[[Tensor], Tensor]
 LAWS = {"walls": LinearWithWalls, "rotation": Rotation, "walking": Walking}
 PRETRAINED = Path(__file__).parent / "pretrained"
+PART = 64  # states that are blended at once
 
 
 def shipped() -> list[str]:
@@ -444,7 +445,39 @@ class GTMSM(nn.Module):
         """What is expected to be seen at s (*B, *Q, n): the heaviest component's mean, decoded. uint8 (*B, *Q, H, W, C)."""
         if self.projected is not None:  # whose canvas is what this z would give
             return x_to_frames(self.projected(s, self.recall(memory))[0])
+        memory = self.recall(memory)
+        if self.combined is None and "view" in memory.values and s.device.type == "cpu":
+            return self._decode_few(s, memory)
         return x_to_frames(self.decoder(self.prior(s, memory).heaviest()))
+
+    @torch.no_grad()
+    def _decode_few(self, s: Tensor, memory: SpatialMemory) -> Tensor:
+        """`decode` where looking at a value costs nothing: the nearest view, which was decoded once, where it is the heaviest component.
+
+        Other states are blended in parts of one size, so that the rounding of one does not depend on how many others there are.
+        """
+        axes, k = len(memory.batch_shape), self.K if self.views is None else self.views.K
+        rows, places = memory.count.numel(), memory.s_mean.shape[-2]
+        distance, index = memory.nearest(s, k)  # (*B, *Q, K)
+        flat_s, distance, index = s.reshape(-1, s.shape[-1]), distance.reshape(-1, k), index.reshape(-1, k)
+        row = torch.arange(rows, device=s.device).repeat_interleave(len(flat_s) // max(1, rows))
+
+        def held(x: Tensor, index: Tensor, row: Tensor) -> Tensor:
+            own = x.reshape(rows, places, *x.shape[axes + 1 :])
+            return own[row, index] if index.dim() == 1 else own[row[:, None], index]
+
+        frames = x_to_frames(held(memory.values["view"], index[:, 0], row))
+        if self.views is not None:
+            nearest_s = held(memory.s_mean, index[:, 0], row)
+            others = (~self.views.remembers(nearest_s - flat_s, distance, self.delta)).nonzero().squeeze(-1)
+            for part in others.split(PART) if len(others) else ():
+                few = F.pad(part, (0, PART - len(part)), value=int(part[0]))
+                at, who = index[few], row[few]
+                values = {name: held(memory.values[name], at, who) for name in ("view", "z_mean", "z_variance")}
+                found = Neighbours(distance[few], at, held(memory.s_mean, at, who), held(memory.s_variance, at, who), values)
+                seen = x_to_frames(self.decoder(self.views(found, flat_s[few], self.encoder, self.delta).heaviest()))
+                frames[part] = seen[: len(part)]
+        return frames.reshape(*s.shape[:-1], *frames.shape[1:])
 
     @torch.no_grad()
     def locate(self, frame: Tensor, memory: SpatialMemory, k: int = 1) -> Neighbours:
