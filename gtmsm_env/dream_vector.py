@@ -36,13 +36,14 @@ from gtmsm_env.worlds import (
     newest_rewards,
     open_model,
     places,
+    put_over,
     spread,
-    stand,
     tolerance,
 )
 
 Task = Literal["world", "goal", "reward"]
 AHEAD = 8  # episodes that are drawn for a row at once
+BULK = 256  # worlds that are walked at once, at most: more take little less time each, and the batch waits for all
 
 
 class DreamVectorEnv(BatchedRows):
@@ -110,7 +111,7 @@ class DreamVectorEnv(BatchedRows):
         self.world, self.world_kwargs = world, dict(world_kwargs or {})
         given = end_of(memory, self.model) if memory is not None else belief
         pictured = {"render_mode": "rgb_array"} if render_mode and view == "all" and given is None else {}
-        self._walkers = gym.make_vec(world, num_envs if given is None else 1, **{**pictured, **self.world_kwargs})
+        self._walkers = gym.make_vec(world, min(num_envs, BULK) if given is None else 1, **{**pictured, **self.world_kwargs})
         shown, actions = self._walkers.single_observation_space, self._walkers.single_action_space
         check_world(self.model, world, self.world_kwargs, shown, actions)
         assert isinstance(shown, spaces.Dict)
@@ -134,7 +135,7 @@ class DreamVectorEnv(BatchedRows):
         self._source: Belief | WorldsAhead
         if given is None:
             keep = self._walked_pictures if pictured else None
-            self._source = WorldsAhead(self._walkers, self.model, walk_steps, self._snapshot, self.task == "goal", keep)
+            self._source = WorldsAhead(self._walkers, self.model, walk_steps, self._snapshot, self.task == "goal", keep, num_envs)
         else:
             self._source = self._rows_of(given)
 
@@ -253,8 +254,7 @@ class DreamVectorEnv(BatchedRows):
             self._home, fits = entered, False
         else:
             fits = not self._lent and memory.s_mean.shape[1] <= self._home.memory.s_mean.shape[1]
-            home = stand(self._home, which, entered)
-            self._home = replace(home, memory=self._home.memory.put(which, memory, in_place=fits))
+            self._home = put_over(self._home, which, entered) if fits else self._home.put(which, entered)
         if fits:
             self._nearby.put(which, memory)
             if self.task == "goal":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -14,7 +14,7 @@ from exact import exact_model
 from gymnasium.error import ResetNeeded
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gtmsm_env.data import walk
+from gtmsm_env.data import record, walk
 from gtmsm_env.dream import DreamVectorEnv
 from gtmsm_env.episodes import Looks, Nearby, choose_goals, first_alike
 from gtmsm_env.memory import SpatialMemory
@@ -137,6 +137,19 @@ def test_spent_rows_enter_the_next_world() -> None:
     assert before.shape != after.shape or not torch.equal(before, after)
 
 
+def test_the_compiled_step_tells_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is traced, whole, into one graph; what a compiler makes of that takes a minute, and benchmarks/dream_speed.py runs it."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager", fullgraph=True))
+    plain, compiled = dreams(observation="state"), dreams(observation="state", compiled=True)
+    plain.reset(seed=0)
+    compiled.reset(seed=0)
+    for action in torch.randint(5, (12, 6), generator=torch.Generator().manual_seed(0)):
+        expected, *flags = plain.step_tensors(action)
+        told, *found = compiled.step_tensors(action)
+        assert all(torch.allclose(told[name], expected[name], atol=1e-5) for name in expected)
+        assert all(torch.equal(a, b) for a, b in zip(found, flags, strict=True))
+
+
 def test_nothing_is_shared_out() -> None:
     env = dreams(observation="belief", novelty=True)
     env.reset(seed=0)
@@ -232,12 +245,13 @@ def test_goals_look_unlike_the_start_and_are_drawn_alike() -> None:
 @pytest.mark.parametrize("prior", ["views", "mixture"])
 def test_frames_that_are_remembered_are_not_blended(prior: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is decoded once and looked up is what decoding every row shows, and few rows are blended."""
-    model = exact_model() if prior == "views" else GTMSM((8, 8, 3), 5, hidden=8, prior="mixture").eval().requires_grad_(False)
-    belief = model.remember(replace(walk_of(6), positions=None))
+    model = GTMSM.load("image-navigation") if prior == "views" else exact_model()
+    belief = model.remember(record(gym.make_vec(WORLD, num_envs=6), 64, np.random.default_rng(2), 2))
     memory = model.places(belief.memory)
     memory = memory.but(values={**memory.values, "view": model.decoder(memory.values["z_mean"])})
     rng = torch.Generator().manual_seed(0)
-    s = memory.s_mean[:, :7] + 0.6 * torch.randn(6, 7, 2, generator=rng) * (torch.rand(6, 7, 1, generator=rng) < 0.5)
+    away = model.step_length * torch.randn(6, 7, 2, generator=rng) * (torch.rand(6, 7, 1, generator=rng) < 0.5)
+    s = memory.s_mean[:, :7] + away
     every = x_to_frames(model.decoder(model.prior(s, memory).heaviest()))
     seen = counted(model, monkeypatch)
     frames = model.decode(s, memory)
@@ -246,12 +260,6 @@ def test_frames_that_are_remembered_are_not_blended(prior: str, monkeypatch: pyt
     assert len(seen) == (prior == "views")
     alone = torch.stack([model.decode(s[row, None, :3], memory[torch.tensor([row])])[0] for row in range(6)])
     assert torch.equal(alone, frames[:, :3])
-
-
-def walk_of(rows: int) -> Any:
-    from gtmsm_env.data import record
-
-    return record(gym.make_vec(WORLD, num_envs=rows), 64, np.random.default_rng(2), 2)
 
 
 def counted(model: GTMSM, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
