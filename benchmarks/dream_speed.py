@@ -55,7 +55,7 @@ class Other(NamedTuple):
 
 
 TORCH = "torch==2.13.0"
-MBRL_NEEDS = ("matplotlib==3.10.9", "tensorboard==2.21.0", "imageio==2.38.1", "sk-video==1.1.10", "termcolor==3.3.0", "tqdm==4.70.1")
+MBRL_NEEDS = ("matplotlib==3.11.2", "tensorboard==2.21.0", "imageio==2.38.1", "sk-video==1.1.10", "termcolor==3.3.0", "tqdm==4.70.1")
 OTHERS = {
     TORCHRL: Other(None, "run_torchrl.py", (1, 64, 1024, 16384), False),
     MBRL: Other(

@@ -396,7 +396,10 @@ class DreamVectorEnv(BatchedRows):
         """Between rollouts by `step_tensors`: rows that are `spent` begin an episode anew, in the next world where it is time for one.
 
         The episode that they were in counts as truncated. Waits for the device, and for worlds to be walked. Returns the observations.
+        ResetNeeded before `reset`.
         """
+        if not self._ready.all():
+            raise ResetNeeded("renew needs episodes: call reset first")
         rows = np.flatnonzero(self.spent.cpu().numpy())
         if len(rows):
             self._begin(rows, {})

@@ -273,8 +273,8 @@ class WorldsAhead:
         generators: of all rows; they draw the seeds.
         """
         while len(lacking := rows[~self._stocked[rows]]):
-            others = np.setdiff1d(np.flatnonzero(~self._stocked), lacking)
-            self._walk(np.concatenate([lacking, others])[: self.worlds.num_envs], generators)
+            some = np.concatenate([lacking, np.flatnonzero(~self._stocked)])
+            self._walk(some[np.unique(some % self.worlds.num_envs, return_index=True)[1]], generators)
         self._stocked[rows] = False
         paid = self._paid[rows]
         self._paid[rows] = 0
@@ -282,21 +282,22 @@ class WorldsAhead:
         return self._belief[index(rows, self._belief)], [self._drawn[row] for row in rows], [self._kept[row] for row in rows], paid
 
     def _walk(self, rows: Rows, generators: list[np.random.Generator]) -> None:
-        """A world for each of these rows, no more than there are in a bulk."""
+        """A world for each of these rows; a row has one place in the bulk, its number modulo the bulk's size, so that none are two's."""
         bulk = self.worlds.num_envs
         for _ in range(REWALKS):
-            slots = np.flatnonzero(~self._stocked[rows])
+            some = rows[~self._stocked[rows]]
+            slots = some % bulk
             seeds: list[int | None] = [None] * bulk
             drawn = [np.random.default_rng(0)] * bulk  # of slots that idle here
-            for slot, row in zip(slots.tolist(), rows[slots].tolist(), strict=True):
+            for slot, row in zip(slots.tolist(), some.tolist(), strict=True):
                 seeds[slot] = int(generators[row].integers(2**31))
                 drawn[slot] = np.random.default_rng([seeds[slot], 1])  # not the stream that the world draws from
-            self._paid[rows[slots]] += self.steps - 1
+            self._paid[some] += self.steps - 1
             walked = record(self.worlds, self.steps, drawn, seeds).to(self.model.transition.W_a.device)
             belief = self.snapshot(self.model.remember(walked))
             if self.goals:
-                slots = slots[has_goals(belief.memory).cpu().numpy()[slots]]
-            some = rows[slots]
+                good = has_goals(belief.memory).cpu().numpy()[slots]
+                some, slots = some[good], slots[good]
             for slot, row, kept in zip(slots, some, self.keep(slots) if self.keep else [None] * len(slots), strict=True):
                 self._drawn[row], self._kept[row] = drawn[slot], kept
             if self._belief is None:

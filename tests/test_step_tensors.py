@@ -166,6 +166,8 @@ def test_what_is_refused() -> None:
     env = dreams()
     with pytest.raises(ResetNeeded):
         env.step_tensors(torch.zeros(6, dtype=torch.int64))
+    with pytest.raises(ResetNeeded):
+        env.renew()
     env.reset(seed=0)
     for actions in (torch.zeros(6), torch.zeros(5, dtype=torch.int64), torch.zeros(6, 1, dtype=torch.int64)):
         with pytest.raises(ValueError, match="one action a row"):
