@@ -193,7 +193,7 @@ class DreamVectorEnv(BatchedRows):
     # ---------------------------------------------------------------- the life of a dream
 
     @property
-    def _ended(self) -> Flags:  # type: ignore[override]  # kept on the device, for `step_tensors`
+    def _ended(self) -> Flags:  # kept on the device, for `step_tensors`
         flags: Flags = self._over.cpu().numpy()
         return flags
 
