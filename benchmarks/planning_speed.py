@@ -88,8 +88,13 @@ def main() -> None:
     check_writable(args.json, folder=args.cache if args.peers else None)
     torch.set_num_threads(1)
     model, plans = GTMSM.load(args.model), tuple(args.plans)
-    both = {name: decisions(model, weights, plans, args.seed) for name, weights in METHODS.items()}
-    calls = {"raw torch loop": raw_loop(model, plans, args.seed), **{name: one for name, (one, _) in both.items()}}
+    both: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
+        name: decisions(model, weights, plans, args.seed) for name, weights in METHODS.items()
+    }
+    calls: dict[str, Callable[[], object]] = {
+        "raw torch loop": raw_loop(model, plans, args.seed),
+        **{name: one for name, (one, _) in both.items()},
+    }
     times: dict[str, list[float]] = {name: [] for name in calls}
     peer, why = None, ""
     installed = OTHERS[MBRL].installed
