@@ -188,6 +188,8 @@ class DreamVectorEnv(BatchedRows):
         memory = places(self.model, belief.memory, views=self._frames)
         if self.task == "reward":
             memory = newest_rewards(memory, belief.memory, WITHIN * self._step_length)
+        distinct = memory.distinct(WITHIN * self._step_length).count  # in bulk, as it looks at one place after another
+        memory = memory.but(facts={**memory.facts, "distinct": distinct})
         return Belief(belief.mean, belief.variance, belief.displacement, memory)
 
     # ---------------------------------------------------------------- the life of a dream
@@ -265,7 +267,7 @@ class DreamVectorEnv(BatchedRows):
             if self.task == "goal":
                 self._looks = Looks.of(self._home.memory)
         self._stops = self.model.stops(self._home.memory)
-        self._places[which] = memory.distinct(WITHIN * self._step_length).count
+        self._places[which] = memory.facts["distinct"]
         resets = self.episodes_per_walk if isinstance(self._source, WorldsAhead) else None
         self._left[new] = resets or np.iinfo(np.int64).max
 
