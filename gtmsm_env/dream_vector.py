@@ -51,8 +51,7 @@ class DreamVectorEnv(BatchedRows):
 
     See `DreamEnv` for spaces, rewards, the life of a dream, arguments and options. In a vector, "state" and "goal" among the options
     have one entry a row, and `options` may also hold Gymnasium's "reset_mask". `autoreset_mode` is an `AutoresetMode` or its value.
-    `max_episode_steps` is what `make_vec` hands over; the smaller of it and `horizon` counts. `compiled`: `step_tensors` runs through
-    `torch.compile`, which takes a minute once and needs a C++ compiler on the CPU; it tells the same but for rounding.
+    `max_episode_steps` is what `make_vec` hands over; the smaller of it and `horizon` counts.
     """
 
     _home: Belief  # where each row's walk ended, and the places it remembers
@@ -85,7 +84,6 @@ class DreamVectorEnv(BatchedRows):
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
         view: Literal["dream", "all"] = "dream",
-        compiled: bool = False,
     ) -> None:
         limits = {"num_envs": num_envs, "horizon": horizon, "max_episode_steps": max_episode_steps, "episodes_per_walk": episodes_per_walk}
         for name, limit in limits.items():
@@ -121,8 +119,6 @@ class DreamVectorEnv(BatchedRows):
         self.task = self._checked_task(task)
         self.show(observation)
 
-        if compiled:
-            self._step = torch.compile(self._step, dynamic=False)  # type: ignore[method-assign]
         self._warned = False  # of a memory that knows of no obstacles
         self._episodes = Episodes(num_envs, min(episodes_per_walk or AHEAD, AHEAD), self._device)
         self._left = np.zeros(num_envs, np.int64)  # episodes that are still to be drawn until another world is walked
@@ -353,6 +349,7 @@ class DreamVectorEnv(BatchedRows):
 
     # ---------------------------------------------------------------- steps
 
+    @torch.no_grad()
     def step_tensors(self, actions: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
         """`step` for learners on the device: observations, rewards (N,) float32, terminated and truncated (N,) bool, fresh tensors there.
 
@@ -371,10 +368,6 @@ class DreamVectorEnv(BatchedRows):
             )
         if not self._ready.all():
             raise ResetNeeded("step_tensors needs an episode: call reset first")
-        return self._step(actions)
-
-    @torch.no_grad()
-    def _step(self, actions: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
         reward, terminated = self._move(actions)
         over = terminated | (self._episodes.steps >= self.horizon)
         if self.autoreset_mode == AutoresetMode.SAME_STEP:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -135,19 +134,6 @@ def test_spent_rows_enter_the_next_world() -> None:
     assert (env._paid == paid + 31).all()
     after = env.belief.memory.s_mean
     assert before.shape != after.shape or not torch.equal(before, after)
-
-
-def test_the_compiled_step_tells_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it is traced, whole, into one graph; what a compiler makes of that takes a minute, and benchmarks/dream_speed.py runs it."""
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager", fullgraph=True))
-    plain, compiled = dreams(observation="state"), dreams(observation="state", compiled=True)
-    plain.reset(seed=0)
-    compiled.reset(seed=0)
-    for action in torch.randint(5, (12, 6), generator=torch.Generator().manual_seed(0)):
-        expected, *flags = plain.step_tensors(action)
-        told, *found = compiled.step_tensors(action)
-        assert all(torch.allclose(told[name], expected[name], atol=1e-5) for name in expected)
-        assert all(torch.equal(a, b) for a, b in zip(found, flags, strict=True))
 
 
 def test_nothing_is_shared_out() -> None:
