@@ -40,7 +40,7 @@ Prior = Callable[[Tensor, SpatialMemory], GaussianMixture]
 Stops = Callable[[Tensor], Tensor]
 LAWS = {"walls": LinearWithWalls, "rotation": Rotation, "walking": Walking}
 PRETRAINED = Path(__file__).parent / "pretrained"
-PART = 64  # states that are blended at once
+PART = 16  # states that are blended at once: of a batch few are, and what fills up a part is blended too
 
 
 def shipped() -> list[str]:

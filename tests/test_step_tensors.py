@@ -245,7 +245,7 @@ def test_frames_that_are_remembered_are_not_blended(prior: str, monkeypatch: pyt
     frames = model.decode(s, memory)
     assert ((frames.int() - every.int()).abs() <= 1).all()
     assert (frames == every).float().mean() > 0.999
-    assert len(seen) == (prior == "views")
+    assert len(seen) == (2 if prior == "views" else 0)  # parts of 16, of 42 states
     alone = torch.stack([model.decode(s[row, None, :3], memory[torch.tensor([row])])[0] for row in range(6)])
     assert torch.equal(alone, frames[:, :3])
 
