@@ -54,6 +54,7 @@ class Installed:
     requirements: tuple[str, ...]
     variables: dict[str, str]
     program: str
+    alone: tuple[str, ...] = ()  # installed without what they ask for
 
 
 PEERS = {
@@ -73,14 +74,15 @@ class UnavailableError(Exception):
 def python_of(peer: Installed, folder: Path) -> Path:
     """The interpreter of an environment that holds the peer, made in this folder where it is not there yet."""
     stamp, python = folder / "installed.txt", folder / "bin" / "python"
-    wanted = "\n".join(peer.requirements)
+    wanted = "\n".join(peer.requirements + peer.alone)
     if not stamp.exists() or stamp.read_text() != wanted:
         print(f"installing {peer.requirements[0]} into {folder}, once", file=sys.stderr, flush=True)
         venv.create(folder, with_pip=True, clear=True)
         pip = [str(python), "-m", "pip", "install", "-qq", "--no-input", "--disable-pip-version-check", "--prefer-binary"]
-        done = subprocess.run([*pip, *peer.requirements], capture_output=True, text=True)
-        if done.returncode:
-            raise UnavailableError(f"pip install failed: {last_line(done.stderr)}")
+        for wanted_too in (peer.requirements, ("--no-deps", *peer.alone)):
+            done = subprocess.run([*pip, *wanted_too], capture_output=True, text=True) if wanted_too[-1] != "--no-deps" else None
+            if done and done.returncode:
+                raise UnavailableError(f"pip install failed: {last_line(done.stderr)}")
         stamp.write_text(wanted)
     return python
 
@@ -88,10 +90,10 @@ def python_of(peer: Installed, folder: Path) -> Path:
 class Peer:
     """A running program of `peers/`, which waits until it is asked for a round; it inherits this process' one core."""
 
-    def __init__(self, python: str | Path, program: Path, variables: dict[str, str]) -> None:
+    def __init__(self, python: str | Path, program: Path, variables: dict[str, str], *arguments: str) -> None:
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed by `close`
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.errors}
-        self.process = subprocess.Popen([python, program], text=True, env=os.environ | variables, **pipes)
+        self.process = subprocess.Popen([python, program, *arguments], text=True, env=os.environ | variables, **pipes)
 
     def __call__(self, seconds: float) -> float:
         """Frames a second over so many seconds. UnavailableError where the program has ended."""

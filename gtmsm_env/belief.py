@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gtmsm_env.model import GTMSM
-from gtmsm_env.types import WITHIN, Belief, phi
+from gtmsm_env.types import WITHIN, Belief, in_steps, phi
 from gtmsm_env.vector import BatchedRows, Flags, Info, Observation, Rows
 from gtmsm_env.worlds import WorldsAhead, check_env, index, keep_places, open_model, stand
 
@@ -51,12 +51,18 @@ def shown_space(world: spaces.Dict, model: GTMSM, observation: Shown) -> spaces.
 @torch.no_grad()
 def entries(model: GTMSM, belief: Belief, goal: Tensor | None, novelty: Tensor) -> Observation:
     """The entries of a belief (*B,), fresh arrays (see `shown_space`): goal (*B, n) in the model's unit, novelty (*B,) in steps."""
-    found = {"state": model.in_steps(belief.mean), "novelty": novelty[..., None].clone()}
+    free = None if model.landmarks is None else model.free(belief)
+    return {name: value.cpu().numpy() for name, value in told(belief.mean, goal, novelty, free, model.step_length).items()}
+
+
+def told(s: Tensor, goal: Tensor | None, novelty: Tensor, free: Tensor | None, step_length: float) -> dict[str, Tensor]:
+    """The same as fresh float32 tensors, by the states s (*B, n); free: (*B, A) bool, of models that know obstacles."""
+    found = {"state": in_steps(s, step_length), "novelty": novelty[..., None].clone()}
     if goal is not None:
-        found["goal_state"] = model.in_steps(goal)
-    if model.landmarks is not None:
-        found["free"] = model.free(belief)
-    return {name: value.float().cpu().numpy() for name, value in found.items()}
+        found["goal_state"] = in_steps(goal, step_length)
+    if free is not None:
+        found["free"] = free
+    return {name: value.float() for name, value in found.items()}
 
 
 def _refuse(options: Mapping[str, Any]) -> None:

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import gymnasium as gym
 import numpy as np
 import torch
-import torch.nn.functional as F
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode
@@ -19,9 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gtmsm_env import drawing
-from gtmsm_env.belief import Shown, entries, shown_space
+from gtmsm_env.belief import Shown, shown_space, told
+from gtmsm_env.episodes import NOWHERE, Episodes, Looks, Nearby, Starts, choose_goals
 from gtmsm_env.memory import SpatialMemory
-from gtmsm_env.model import GTMSM
+from gtmsm_env.model import GTMSM, Stops
 from gtmsm_env.networks import x_to_frames
 from gtmsm_env.types import WITHIN, Belief
 from gtmsm_env.vector import BatchedRows, Flags, Info, Observation, Rows
@@ -36,13 +36,14 @@ from gtmsm_env.worlds import (
     newest_rewards,
     open_model,
     places,
+    put_over,
     spread,
-    stand,
     tolerance,
 )
 
 Task = Literal["world", "goal", "reward"]
-CLOSE = 13  # distinct places are over half a step apart: no more than 5 are within half a step of one in the plane, 13 with headings
+AHEAD = 8  # episodes that are drawn for a row at once
+BULK = 256  # worlds that are walked at once, at most: more take little less time each, and the batch waits for all
 
 
 class DreamVectorEnv(BatchedRows):
@@ -54,12 +55,11 @@ class DreamVectorEnv(BatchedRows):
     """
 
     _home: Belief  # where each row's walk ended, and the places it remembers
-    _now: Belief
-    _searched: Belief | None = None  # what the novelty in `_found` is of
-    _found: Tensor  # (N,)
-    _goal: Tensor  # (N, n)
-    _goal_like: Tensor  # (N, places) bool, those that look as the goal does
-    _goal_frame: NDArray[np.uint8] | None  # (N, H, W, C), where frames are shown
+    _lent = False  # whether somebody outside may hold that memory
+    _nearby: Nearby  # these places, to be searched
+    _looks: Looks  # which of them look alike, where there are goals
+    _stops: Stops | None  # where obstacles are known
+    _found: Tensor | None = None  # (N,) novelty of where the rows are, once asked for
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 8, "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
 
@@ -102,15 +102,14 @@ class DreamVectorEnv(BatchedRows):
         self.num_envs, self.render_mode, self.view = num_envs, render_mode, view
         self.start, self.episodes_per_walk, self.walk_steps, self.novelty = start, episodes_per_walk, walk_steps, novelty
         self.horizon = min((limit for limit in (horizon, max_episode_steps) if limit is not None), default=np.iinfo(np.int64).max)
-        self._prepare(num_envs, autoreset_mode)
-        self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
-
         self.model = open_model(model, world, device)
         self._device, self._step_length = self.model.transition.W_a.device, self.model.step_length
+        self._prepare(num_envs, autoreset_mode)
+        self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         self.world, self.world_kwargs = world, dict(world_kwargs or {})
         given = end_of(memory, self.model) if memory is not None else belief
         pictured = {"render_mode": "rgb_array"} if render_mode and view == "all" and given is None else {}
-        self._walkers = gym.make_vec(world, num_envs if given is None else 1, **{**pictured, **self.world_kwargs})
+        self._walkers = gym.make_vec(world, min(num_envs, BULK) if given is None else 1, **{**pictured, **self.world_kwargs})
         shown, actions = self._walkers.single_observation_space, self._walkers.single_action_space
         check_world(self.model, world, self.world_kwargs, shown, actions)
         assert isinstance(shown, spaces.Dict)
@@ -121,17 +120,18 @@ class DreamVectorEnv(BatchedRows):
         self.show(observation)
 
         self._warned = False  # of a memory that knows of no obstacles
-        self._left = np.zeros(num_envs, np.int64)  # resets until another world is walked
+        self._episodes = Episodes(num_envs, min(episodes_per_walk or AHEAD, AHEAD), self._device)
+        self._left = np.zeros(num_envs, np.int64)  # episodes that are still to be drawn until another world is walked
         self._paid = np.zeros(num_envs, np.int64)
-        self._steps = np.zeros(num_envs, np.int64)
-        self._places = np.zeros(num_envs, np.int64)  # the first entries of each memory, which are distinct; others fill up for the prior
+        self._places = torch.zeros(num_envs, dtype=torch.int64, device=self._device)  # the first of each memory, which are distinct
         self._drawn: list[np.random.Generator] = [np.random.default_rng(0)] * num_envs  # what is left of each world's random numbers
         self._pictures: list[NDArray[np.uint8] | None] = [None] * num_envs  # each world as its walk ended
+        self._drawing = render_mode is not None and view == "all"
         self._paths: list[list[Tensor]] = [[] for _ in range(num_envs)]  # imagined states of the episode, to be drawn
         self._source: Belief | WorldsAhead
         if given is None:
             keep = self._walked_pictures if pictured else None
-            self._source = WorldsAhead(self._walkers, self.model, walk_steps, self._snapshot, self.task == "goal", keep)
+            self._source = WorldsAhead(self._walkers, self.model, walk_steps, self._snapshot, self.task == "goal", keep, num_envs)
         else:
             self._source = self._rows_of(given)
 
@@ -184,14 +184,29 @@ class DreamVectorEnv(BatchedRows):
         memory = places(self.model, belief.memory, views=self._frames)
         if self.task == "reward":
             memory = newest_rewards(memory, belief.memory, WITHIN * self._step_length)
+        distinct = memory.distinct(WITHIN * self._step_length).count  # in bulk, as it looks at one place after another
+        memory = memory.but(facts={**memory.facts, "distinct": distinct})
         return Belief(belief.mean, belief.variance, belief.displacement, memory)
 
     # ---------------------------------------------------------------- the life of a dream
 
+    @property
+    def _ended(self) -> Flags:  # kept on the device, for `step_tensors`
+        flags: Flags = self._over.cpu().numpy()
+        return flags
+
+    @_ended.setter
+    def _ended(self, ended: Flags) -> None:
+        self._over = torch.from_numpy(ended).to(self._device)
+
     def _seeded(self, rows: Rows) -> None:
         if isinstance(self._source, WorldsAhead):
             self._source.forget(rows)
+        self._episodes.forget(self._index(rows))
         self._left[rows] = self._paid[rows] = 0
+
+    def _index(self, rows: Rows) -> Tensor:
+        return torch.from_numpy(rows).to(self._device)
 
     @torch.no_grad()
     def _begin(self, rows: Rows, options: dict[str, Any]) -> None:
@@ -200,26 +215,26 @@ class DreamVectorEnv(BatchedRows):
             raise ValueError(f"reset options are belief, state, goal and (in a vector) reset_mask, got also {sorted(options)}")
         if goal is not None and self.task != "goal":
             raise ValueError(f"options['goal'] is for dreams with a goal; this one's task is {self.task!r}")
-        self._enter_worlds(rows, belief)
-        which = index(rows, self._home)
-        at = self._home[which]
-        if state is not None:
-            at = replace(at, mean=self._state_option("state", state)[which], displacement=torch.zeros_like(at.displacement))
-        elif self.start == "remembered":
-            entry = [int(self._drawn[row].integers(self._places[row])) for row in rows]
-            mean = at.memory.s_mean[torch.arange(len(rows)), torch.tensor(entry)]
-            at = replace(at, mean=mean, displacement=torch.zeros_like(mean))
-        self._now = stand(self._now, which, at)
-        if self.task == "goal":
-            self._set_goals(rows, at, goal)
-        self._left[rows] -= 1
-        self._steps[rows] = 0
-        for row in rows:
-            self._paths[row] = [self._now.mean[row]]
+        spent = rows[self._episodes.spent.cpu().numpy()[rows]] if belief is None else rows
+        if len(spent):
+            self._enter_worlds(spent if belief is not None else spent[self._left[spent] == 0], belief)
+            self._draw_episodes(spent)
+        if state is not None or goal is not None:
+            self._choose_episodes(rows, state, goal)
+        over = np.zeros(self.num_envs, np.bool_)
+        over[rows] = True
+        self._restart(torch.from_numpy(over).to(self._device))
 
-    def _enter_worlds(self, rows: Rows, belief: Belief | None) -> None:
-        """The rows whose time in a world is over, or that were given a belief of another, enter the next."""
-        new = rows if belief is not None else rows[self._left[rows] == 0]
+    def _restart(self, over: Tensor) -> None:
+        """The rows `over` (N,) bool begin their next episode."""
+        self._episodes.begin(over)
+        self._found = None
+        if self._drawing:
+            for row in np.flatnonzero(over.cpu().numpy()):
+                self._paths[row] = [self._episodes.mean[row]]
+
+    def _enter_worlds(self, new: Rows, belief: Belief | None) -> None:
+        """These rows enter the next world, or that of a belief."""
         if not len(new):
             return
         source = self._source if belief is None else self._rows_of(belief)
@@ -227,54 +242,78 @@ class DreamVectorEnv(BatchedRows):
             entered, drawn, pictures, paid = source.next(new, self.generators)
             self._paid[new] += paid
         else:
-            entered = source[index(new, source)]
+            entered = source if len(new) == self.num_envs else source[index(new, source)]
             drawn = [np.random.default_rng([int(self.generators[row].integers(2**31)), 1]) for row in new]
             pictures = [None] * len(new)
         for row, own, picture in zip(new, drawn, pictures, strict=True):
             self._drawn[row], self._pictures[row] = own, picture
-        if not self._ready.any():
-            self._home = self._now = entered
+        which, memory = self._index(new), entered.memory
+        if len(new) == self.num_envs:
+            self._home, fits = entered, False
         else:
-            self._home = self._home.put(index(new, entered), entered)
-            self._now = replace(self._now, memory=self._home.memory)
-        self._places[new] = entered.memory.distinct(WITHIN * self._step_length).count.cpu().numpy()
+            fits = not self._lent and memory.s_mean.shape[1] <= self._home.memory.s_mean.shape[1]
+            self._home = put_over(self._home, which, entered) if fits else self._home.put(which, entered)
+        if fits:
+            self._nearby.put(which, memory)
+            if self.task == "goal":
+                self._looks.put(which, Looks.of(memory))
+        else:
+            self._lent = self._home is source  # which others enter later
+            self._nearby = Nearby(self._home.memory)
+            if self.task == "goal":
+                self._looks = Looks.of(self._home.memory)
+        self._stops = self.model.stops(self._home.memory)
+        self._places[which] = memory.facts["distinct"]
         resets = self.episodes_per_walk if isinstance(self._source, WorldsAhead) else None
         self._left[new] = resets or np.iinfo(np.int64).max
 
-    def _set_goals(self, rows: Rows, at: Belief, goal: Any) -> None:
-        """Draw a goal for each row among the places that look unlike those it starts at; or take the one that was asked for."""
-        memory, s, radius, which = at.memory, at.mean, WITHIN * self._step_length, index(rows, at)
-        z = memory.values["z_mean"]  # (R, P, d)
-        near = self._there(memory.s_mean, s[:, None])  # (R, P)
-        if goal is None:
-            at_start = near
-            close = memory.read(s, min(CLOSE, int(memory.count.min())))
-            for z_k, distance in zip(close.z_mean.unbind(1), close.distance.unbind(1), strict=True):
-                at_start = at_start | (alike(z, z_k[:, None]) & (distance <= radius)[:, None])
-            allowed = ~at_start.cpu().numpy() & (np.arange(near.shape[1]) < self._places[rows, None])
-            chosen = torch.tensor([self._draw(row, choices) for row, choices in zip(rows, allowed, strict=True)])
-            each = torch.arange(len(rows))
-            goal_state, like = memory.s_mean[each, chosen], alike(z, z[each, chosen][:, None])
-            frames = x_to_frames(memory.values["view"][each, chosen]).cpu().numpy() if self._frames else None
-        else:
-            goal_state, like, frames = self._goal_option(goal, which, memory)
-            if (self._there(goal_state, s) | (like & near).any(-1)).any():
-                raise ValueError("options['goal'] is reached at the start already; choose another goal or another start")
-        like = like & memory.used
-        if not self._ready.any():
-            self._goal, self._goal_like, self._goal_frame = goal_state, like, frames
-            return
-        self._goal = self._goal.index_copy(0, which, goal_state)
-        wider = F.pad(self._goal_like, (0, like.shape[1] - self._goal_like.shape[1]))
-        self._goal_like = wider.index_copy(0, which, like)
-        if self._goal_frame is not None and frames is not None:
-            self._goal_frame[rows] = frames
+    def _draw_episodes(self, rows: Rows) -> None:
+        """The next episodes of rows, in the worlds that they are in."""
+        numbers = torch.from_numpy(np.stack([self._drawn[row].random((self._episodes.size, 2)) for row in rows])).to(self._device)
+        count = np.minimum(self._left[rows], self._episodes.size)
+        self._left[rows] -= count
+        which = self._index(rows)
+        self._episodes.put(which, self._starts(rows, numbers), self._index(count), numbers)
 
-    def _draw(self, row: int, allowed: Flags) -> int:
-        choices = np.flatnonzero(allowed)
-        if not len(choices):
-            raise ValueError(f"row {row} remembers no place that looks unlike its start, so there is no goal to draw; give another start")
-        return int(choices[self._drawn[row].integers(len(choices))])
+    def _starts(self, rows: Rows, numbers: Tensor, state: Tensor | None = None) -> Starts:
+        """Where episodes begin by two uniform numbers each (R, E, 2), or by states (R, n) that were asked for."""
+        which = self._index(rows)
+        shape = (*numbers.shape[:2], self._home.mean.shape[-1])
+        s, count = self._home.memory.s_mean[which], self._places[which]
+        mean, displacement = self._home.mean[which, None], self._home.displacement[which, None]
+        if state is not None:
+            mean = state[:, None]
+        elif self.start == "remembered":
+            entry = (numbers[..., 0] * count[:, None]).long()
+            mean = s.take_along_dim(entry[..., None], dim=1)
+        if state is not None or self.start == "remembered":
+            displacement = torch.zeros_like(mean)
+        goals, frames = mean.new_zeros(*shape[:2], 0, shape[2]), None
+        if self.task == "goal":
+            looks = self._looks[which]
+            entry, choices = choose_goals(numbers[..., 1], mean, s, count, looks, self._there, WITHIN * self._step_length)
+            if not choices.all():
+                row = rows[int((choices == 0).any(dim=1).nonzero()[0])]
+                raise ValueError(
+                    f"row {row} remembers no place that looks unlike its start, so there is no goal to draw; give another start"
+                )
+            goals = looks.places(entry, s)
+            if self._frames:
+                frames = x_to_frames(self._home.memory.values["view"][which[:, None], entry])
+        return Starts(mean.expand(shape), displacement.expand(shape), goals, frames)
+
+    def _choose_episodes(self, rows: Rows, state: Any, goal: Any) -> None:
+        """The next episodes of rows begin at states, or have goals, that were asked for."""
+        which = self._index(rows)
+        asked = None if state is None else self._state_option("state", state)[which]
+        starts = self._episodes.next_of(which)
+        if asked is not None:
+            starts = replace(starts, mean=asked[:, None], displacement=torch.zeros_like(asked)[:, None])
+        if goal is not None:
+            starts = self._goal_option(goal, which, starts)
+        elif self.task == "goal":
+            starts = self._starts(rows, self._episodes.next_numbers(which), asked)
+        self._episodes.put_next(which, starts)
 
     def _state_option(self, name: str, value: Any) -> Tensor:
         """A state a row, in steps as the observation tells it, in the model's unit."""
@@ -286,71 +325,150 @@ class DreamVectorEnv(BatchedRows):
             )
         return self.model.from_steps(torch.from_numpy(array.astype(np.float32)).to(self._device))
 
-    def _goal_option(self, goal: Any, which: Tensor, memory: SpatialMemory) -> tuple[Tensor, Tensor, NDArray[np.uint8] | None]:
-        """A goal asked for, a frame found by the memory in reverse or a state: where it is, the places that look like it, its frame."""
-        array, z = np.asarray(goal), memory.values["z_mean"]
+    def _goal_option(self, goal: Any, which: Tensor, starts: Starts) -> Starts:
+        """These starts (E = 1) with a goal asked for: a frame that is found by the memory in reverse, or a state."""
+        array, memory, s = np.asarray(goal), self._home.memory[which], starts.mean[:, 0]
+        z = memory.values["z_mean"]
+        frames: Tensor | None = None
         if array.dtype == np.uint8 and array.shape == (self.num_envs, *self.model.frame_shape):
-            given = array[which.cpu().numpy()]
-            found = self.model.locate(torch.from_numpy(given).to(self._device), memory)
-            return found.s_mean[:, 0], alike(z, found.z_mean), given if self._frames else None
-        state = self._state_option("goal", goal)[which]
-        nearest = memory.read(state, 1)
-        like = alike(z, nearest.z_mean) & (nearest.distance <= WITHIN * self._step_length)
-        return state, like, self.model.decode(state, memory).cpu().numpy() if self._frames else None
+            frames = torch.from_numpy(array).to(self._device)[which]
+            found = self.model.locate(frames, memory)
+            state, like = found.s_mean[:, 0], alike(z, found.z_mean)
+        else:
+            state = self._state_option("goal", goal)[which]
+            nearest = memory.read(state, 1)
+            like = alike(z, nearest.z_mean) & (nearest.distance <= WITHIN * self._step_length)
+            frames = self.model.decode(state, memory) if self._frames else None
+        like &= memory.used
+        order = like.to(torch.int8).argsort(dim=-1, descending=True, stable=True)[:, : int(like.sum(dim=-1).max())]  # (R, G)
+        places = memory.s_mean.take_along_dim(order[..., None], dim=1)
+        goals = torch.cat([state[:, None], places.masked_fill(~like.take_along_dim(order, dim=1)[..., None], NOWHERE)], dim=1)
+        if self._there(goals, s[:, None]).any():
+            raise ValueError("options['goal'] is reached at the start already; choose another goal or another start")
+        return replace(starts, goals=goals[:, None], frames=frames[:, None] if self._frames and frames is not None else None)
 
     # ---------------------------------------------------------------- steps
 
     @torch.no_grad()
-    def _advance(self, actions: Rows) -> tuple[NDArray[np.float64], Flags, Flags]:
-        self._now = self.model.predict(self._now, torch.from_numpy(actions).to(self._device))
-        self._steps += 1
-        if self.render_mode and self.view == "all":
-            for row, path in enumerate(self._paths):
-                path.append(self._now.mean[row])
-        reward, terminated = self._arrived()
-        return reward, terminated, self._steps >= self.horizon
+    def step_tensors(self, actions: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
+        """`step` for learners on the device: observations, rewards (N,) float32, terminated and truncated (N,) bool, fresh tensors there.
 
-    def _arrived(self) -> tuple[NDArray[np.float64], Flags]:
-        """The reward for being where the rows are, and whether it ends their episodes."""
-        s, memory = self._now.mean, self._now.memory
+        Nothing is copied to NumPy and nothing waits for the device, so that actions are not checked for their range, and rows begin again
+        by mask: in `autoreset_mode` "NextStep" in the step after their last, whose action leads nowhere; in "SameStep" at once, and the
+        last observation of an episode is not shown. What is drawn ahead for a row are the episodes of its world, at most 8; a row that
+        has begun them all (`spent`) begins the same again until `renew` draws it others. ValueError in mode "Disabled", or for other
+        actions than (N,) int64 on the device; ResetNeeded before `reset`.
+        """
+        if self.autoreset_mode == AutoresetMode.DISABLED:
+            raise ValueError("step_tensors begins rows again by mask: make the dream with autoreset_mode 'NextStep' or 'SameStep'.")
+        if actions.shape != (self.num_envs,) or actions.dtype != torch.int64 or actions.device != self._device:
+            raise ValueError(
+                f"step_tensors takes one action a row, int64 of shape ({self.num_envs},) on {self._device}; given {actions.dtype} of shape "
+                f"{tuple(actions.shape)} on {actions.device}."
+            )
+        if not self._ready.all():
+            raise ResetNeeded("step_tensors needs an episode: call reset first")
+        reward, terminated = self._move(actions)
+        over = terminated | (self._episodes.steps >= self.horizon)
+        if self.autoreset_mode == AutoresetMode.SAME_STEP:
+            truncated = over ^ terminated
+            self._restart(over)
+        else:  # the actions of rows that had ended led nowhere
+            ended = self._over
+            going = ~ended
+            reward, terminated, over = reward * going, terminated & going, over & going
+            truncated = over ^ terminated
+            self._restart(ended)
+            self._over = over
+        return self._shown(), reward, terminated, truncated
+
+    @property
+    def spent(self) -> Tensor:
+        """Rows that have begun all episodes drawn for them, (N,) bool on the device; `step` draws the next itself."""
+        return self._episodes.spent
+
+    def renew(self) -> dict[str, Tensor]:
+        """Between rollouts by `step_tensors`: rows that are `spent` begin an episode anew, in the next world where it is time for one.
+
+        The episode that they were in counts as truncated. Waits for the device, and for worlds to be walked. Returns the observations.
+        ResetNeeded before `reset`.
+        """
+        if not self._ready.all():
+            raise ResetNeeded("renew needs episodes: call reset first")
+        rows = np.flatnonzero(self.spent.cpu().numpy())
+        if len(rows):
+            self._begin(rows, {})
+            self._over = self._over.index_fill(0, self._index(rows), False)
+        return self._shown()
+
+    @torch.no_grad()
+    def _advance(self, actions: Rows) -> tuple[NDArray[np.float64], Flags, Flags]:
+        reward, terminated = self._move(self._index(actions))
+        truncated = self._episodes.steps >= self.horizon
+        return reward.double().cpu().numpy(), terminated.cpu().numpy(), truncated.cpu().numpy()
+
+    def _move(self, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """All rows by their actions (N,): the reward (N,) float32 for being where they are, and whether it ends their episodes (N,)."""
+        now = self._episodes
+        now.mean, now.displacement = self.model.advance(now.mean, now.displacement, actions, self._stops)
+        now.steps = now.steps + 1
+        self._found = None
+        if self._drawing:
+            for row, path in enumerate(self._paths):
+                path.append(now.mean[row])
+        if self.task == "goal":
+            arrived = self._there(now.goals, now.mean[:, None]).any(dim=1)
+            return arrived.float(), arrived
         if self.task == "reward":
-            nearest = memory.read(s, 1).values
-            return nearest["reward"][:, 0].double().cpu().numpy(), nearest["termination"][:, 0].cpu().numpy()
-        if self.task is None:
-            return np.zeros(self.num_envs), np.zeros(self.num_envs, np.bool_)
-        near = self._there(memory.s_mean[:, : self._goal_like.shape[1]], s[:, None])
-        arrived = (near & self._goal_like).any(dim=-1) | self._there(s, self._goal)
-        terminated: Flags = arrived.cpu().numpy()
-        return terminated.astype(np.float64), terminated
+            nearest = self._nearby.index(now.mean)
+            each = torch.arange(self.num_envs, device=self._device)
+            values = self._home.memory.values
+            return values["reward"][each, nearest], values["termination"][each, nearest]
+        return torch.zeros(self.num_envs, device=self._device), torch.zeros_like(self._over)
 
     @property
     def belief(self) -> Belief:
         """What is believed now, one a row; planners imagine from it. Its memory holds the distinct places."""
         if not self._ready.any():
             raise ResetNeeded("a dream has a belief from its first reset on")
-        return self._now
+        self._lent = True
+        variance = self._home.variance + self._episodes.steps[:, None] * self.model.transition.sigma_s**2
+        return Belief(self._episodes.mean, variance, self._episodes.displacement, self._home.memory)
 
     @torch.no_grad()
-    def _observation(self) -> Observation:
-        shown: Observation = {}
+    def _shown(self) -> dict[str, Tensor]:
+        """What is observed, as fresh tensors."""
+        shown: dict[str, Tensor] = {}
+        now = self._episodes
         if self._frames:
-            shown["frame"] = self.model.decode(self._now.mean, self._now.memory).cpu().numpy()
-            if self.task == "goal" and self._goal_frame is not None:
-                shown["goal"] = self._goal_frame.copy()
+            shown["frame"] = self.model.decode(now.mean, self._home.memory)
+            if now.frames is not None:
+                shown["goal"] = now.frames.clone()
         if self._entries:
-            shown |= entries(self.model, self._now, self._goal if self.task == "goal" else None, self._novelty())
+            free = None
+            if self.model.landmarks is not None:
+                free = self.model.leads(now.mean, now.displacement, self._stops) > WITHIN * self._step_length
+            shown |= told(now.mean, self._goal if self.task == "goal" else None, self._novelty(), free, self._step_length)
         return shown
 
-    def _info(self) -> Info:
-        told: dict[str, NDArray[Any]] = {"world_steps": self._paid.copy()}
-        if self.novelty:
-            told["novelty"] = self._novelty().cpu().numpy().copy()
-        return self._told(**told)
+    def _observation(self) -> Observation:
+        return {name: value.cpu().numpy() for name, value in self._shown().items()}
 
+    def _info(self) -> Info:
+        info: dict[str, NDArray[Any]] = {"world_steps": self._paid.copy()}
+        if self.novelty:
+            info["novelty"] = self._novelty().cpu().numpy().copy()
+        return self._told(**info)
+
+    @property
+    def _goal(self) -> Tensor:
+        return self._episodes.goals[:, 0]
+
+    @torch.no_grad()
     def _novelty(self) -> Tensor:
         """How far each row is from anything it remembers, in steps (N,); asked of the memory once, whoever tells it."""
-        if self._searched is not self._now:
-            self._searched, self._found = self._now, self.model.novelty(self._now.mean, self._now.memory)
+        if self._found is None:
+            self._found = self._nearby.distance(self._episodes.mean) / self._step_length
         return self._found
 
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:
@@ -358,7 +476,7 @@ class DreamVectorEnv(BatchedRows):
         if self.render_mode is None:
             gym.logger.warn("render() was called without a render_mode; make the environment with render_mode='rgb_array'")
             return None
-        belief, goal = self.belief, self._goal if self.task == "goal" else self._now.mean
+        belief, goal = self.belief, self._goal if self.task == "goal" else self._episodes.mean
         with torch.no_grad():
             seen = self.model.decode(torch.stack([belief.mean, goal], dim=1), belief.memory).cpu().numpy()  # (N, 2, H, W, C)
         if self.view == "dream":

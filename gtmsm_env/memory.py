@@ -340,13 +340,16 @@ class SpatialMemory:
             memory._storage.newest = memory.count
         return memory
 
-    def put(self, rows: Tensor, other: SpatialMemory) -> SpatialMemory:
-        """This batch of memories with some rows (mask or indices) replaced, in order, by those of `other`."""
+    def put(self, rows: Tensor, other: SpatialMemory, in_place: bool = False) -> SpatialMemory:
+        """This batch of memories with some rows (mask or indices) replaced, in order, by those of `other`.
+
+        in_place: for an owner whom nobody shares this memory with, and in whose room the others fit; it is changed and returned.
+        """
         mine, theirs = ({**memory.values, **memory.facts} for memory in (self, other))
         if mine.keys() != theirs.keys():
             raise ValueError(f"Every entry holds the same kinds of values: this memory holds {sorted(mine)}, the other {sorted(theirs)}.")
         size = other.s_mean.shape[-2]
-        memory = self._copy(size)
+        memory = self if in_place else self._copy(size)
         at: tuple[Tensor | slice, ...] = (rows, *[slice(None)] * (len(self.batch_shape) - 1), slice(size))
         for name in ("s_mean", "s_variance"):
             getattr(memory, name)[at] = getattr(other, name)

@@ -33,12 +33,14 @@ from gtmsm_env.types import (
     check_rewards,
     distinct_frames,
     gaussian_log_prob,
-    phi,
+    in_steps,
 )
 
 Prior = Callable[[Tensor, SpatialMemory], GaussianMixture]
+Stops = Callable[[Tensor], Tensor]
 LAWS = {"walls": LinearWithWalls, "rotation": Rotation, "walking": Walking}
 PRETRAINED = Path(__file__).parent / "pretrained"
+PART = 16  # states that are blended at once: of a batch few are, and what fills up a part is blended too
 
 
 def shipped() -> list[str]:
@@ -327,8 +329,16 @@ class GTMSM(nn.Module):
         With landmarks that is what stopped a step before, with projected views what they have seen. Others ask nothing of the memory.
         """
         self._check_actions(action, belief.mean.shape[:-1])
-        mean, u = self.transition.rollout(belief.mean, belief.displacement, action[..., None], stops=self._stops(belief.memory))
-        return replace(belief, mean=mean.squeeze(-2), variance=belief.variance + self.transition.sigma_s**2, displacement=u.squeeze(-2))
+        mean, u = self.advance(belief.mean, belief.displacement, action, self.stops(belief.memory))
+        return replace(belief, mean=mean, variance=belief.variance + self.transition.sigma_s**2, displacement=u)
+
+    def advance(self, s: Tensor, u: Tensor, action: Tensor, stops: Stops | None) -> tuple[Tensor, Tensor]:
+        """`predict` of the means alone, by actions that nobody checks: s, u (*B, n), a_t (*B,) int64 -> s_t, u_t (*B, n)."""
+        if stops is None:
+            moved: tuple[Tensor, Tensor] = self.transition(s, u, action)
+            return moved
+        s, u = self.transition.rollout(s, u, action[..., None], stops=stops)
+        return s.squeeze(-2), u.squeeze(-2)
 
     def _move(self, belief: Belief, action: Tensor) -> Belief:
         """p(s_t | s_{t-1}, a_t): action (*B,) int64."""
@@ -345,12 +355,12 @@ class GTMSM(nn.Module):
         lead = (*belief.mean.shape[:-1], *(1,) * plans)
         shape = (*actions.shape[:-1], belief.mean.shape[-1])
         s, u = (x.reshape(*lead, -1).expand(shape) for x in (belief.mean, belief.displacement))
-        mean, u = self.transition.rollout(s, u, actions, stops=self._stops(belief.memory))
+        mean, u = self.transition.rollout(s, u, actions, stops=self.stops(belief.memory))
         steps = torch.arange(1, actions.shape[-1] + 1, device=mean.device)[:, None]
         variance = belief.variance.reshape(*lead, 1, -1) + steps * self.transition.sigma_s**2
         return replace(belief, mean=mean, variance=variance.expand_as(mean), displacement=u)
 
-    def _stops(self, memory: SpatialMemory) -> Callable[[Tensor], Tensor] | None:
+    def stops(self, memory: SpatialMemory) -> Stops | None:
         """Where moves are stopped, by the states (*B, *C, n) they would lead to; None where model or memory knows nothing of obstacles."""
         if self.projected is not None and "blocked" in memory.facts:
             return projection.stops(memory)
@@ -389,8 +399,13 @@ class GTMSM(nn.Module):
 
     def free(self, belief: Belief) -> Tensor:
         """Which actions are expected to lead elsewhere, by half a step at least, (*B, A) bool: not against an edge or a known obstacle."""
-        actions = torch.arange(self.num_actions, device=belief.mean.device).expand(*belief.mean.shape[:-1], -1)[..., None]
-        return self.imagine(belief, actions).displacement.squeeze(-2).norm(dim=-1) > WITHIN * self.step_length
+        return self.leads(belief.mean, belief.displacement, self.stops(belief.memory)) > WITHIN * self.step_length
+
+    def leads(self, s: Tensor, u: Tensor, stops: Stops | None) -> Tensor:
+        """How far each action is expected to lead from s, after u (*B, n): (*B, A), in the unit of the state."""
+        actions = torch.arange(self.num_actions, device=s.device).expand(*s.shape[:-1], -1)
+        s, u = (x[..., None, :].expand(*actions.shape, -1) for x in (s, u))
+        return self.advance(s, u, actions, stops)[1].norm(dim=-1)
 
     def recall(self, memory: SpatialMemory) -> SpatialMemory:
         """The memory as the prior reads it: its distinct places with their views for the views prior; in first person with depths too.
@@ -430,7 +445,39 @@ class GTMSM(nn.Module):
         """What is expected to be seen at s (*B, *Q, n): the heaviest component's mean, decoded. uint8 (*B, *Q, H, W, C)."""
         if self.projected is not None:  # whose canvas is what this z would give
             return x_to_frames(self.projected(s, self.recall(memory))[0])
+        memory = self.recall(memory)
+        if self.combined is None and "view" in memory.values and s.device.type == "cpu":
+            return self._decode_few(s, memory)
         return x_to_frames(self.decoder(self.prior(s, memory).heaviest()))
+
+    @torch.no_grad()
+    def _decode_few(self, s: Tensor, memory: SpatialMemory) -> Tensor:
+        """`decode` where looking at a value costs nothing: the nearest view, which was decoded once, where it is the heaviest component.
+
+        Other states are blended in parts of one size, so that the rounding of one does not depend on how many others there are.
+        """
+        axes, k = len(memory.batch_shape), self.K if self.views is None else self.views.K
+        rows, places = memory.count.numel(), memory.s_mean.shape[-2]
+        distance, index = memory.nearest(s, k)  # (*B, *Q, K)
+        flat_s, distance, index = s.reshape(-1, s.shape[-1]), distance.reshape(-1, k), index.reshape(-1, k)
+        row = torch.arange(rows, device=s.device).repeat_interleave(len(flat_s) // max(1, rows))
+
+        def held(x: Tensor, index: Tensor, row: Tensor) -> Tensor:
+            own = x.reshape(rows, places, *x.shape[axes + 1 :])
+            return own[row, index] if index.dim() == 1 else own[row[:, None], index]
+
+        frames = x_to_frames(held(memory.values["view"], index[:, 0], row))
+        if self.views is not None:
+            nearest_s = held(memory.s_mean, index[:, 0], row)
+            others = (~self.views.remembers(nearest_s - flat_s, distance, self.delta)).nonzero().squeeze(-1)
+            for part in others.split(PART) if len(others) else ():
+                few = F.pad(part, (0, PART - len(part)), value=int(part[0]))
+                at, who = index[few], row[few]
+                values = {name: held(memory.values[name], at, who) for name in ("view", "z_mean", "z_variance")}
+                found = Neighbours(distance[few], at, held(memory.s_mean, at, who), held(memory.s_variance, at, who), values)
+                seen = x_to_frames(self.decoder(self.views(found, flat_s[few], self.encoder, self.delta).heaviest()))
+                frames[part] = seen[: len(part)]
+        return frames.reshape(*s.shape[:-1], *frames.shape[1:])
 
     @torch.no_grad()
     def locate(self, frame: Tensor, memory: SpatialMemory, k: int = 1) -> Neighbours:
@@ -449,9 +496,8 @@ class GTMSM(nn.Module):
         return torch.tensor([[0.0, 1.0], [-1.0, 0.0], [0.0, 0.0]]) if self.transition.W_a.shape[0] == 3 else None  # east, north, heading
 
     def in_steps(self, s: Tensor) -> Tensor:
-        """States (*B, n) as agents are told them: places in steps, and of a heading its cosine and sine, (*B, 2) or (*B, 4)."""
-        told = phi(s)
-        return torch.cat([told[..., :2] / self.step_length, told[..., 2:]], dim=-1)
+        """States (*B, n) as agents are told them, see `types.in_steps`."""
+        return in_steps(s, self.step_length)
 
     def from_steps(self, told: Tensor) -> Tensor:
         """The states that `in_steps` tells."""

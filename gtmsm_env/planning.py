@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gtmsm_env.memory import SpatialMemory
@@ -161,7 +160,9 @@ class Planner:
             states = self.model.imagine(belief, actions).mean  # (B, C, T, n)
             returns = objective(states)
             if self.weights is not None:
-                taken = torch.einsum("bc,bcta->bta", self.weights(returns), F.one_hot(actions, num_actions).to(returns.dtype))
+                taken = torch.zeros_like(probability).scatter_add_(
+                    2, actions.transpose(1, 2), self.weights(returns)[:, None].expand(-1, self.horizon, -1)
+                )
                 probability = self.smoothing * probability + (1 - self.smoothing) * taken
             plan = _best(actions, states, returns, probability)
             best = plan.actions

@@ -16,8 +16,12 @@ from gtmsm_env.types import GaussianMixture, Neighbours, phi
 
 def mixture_prior(neighbours: Neighbours, delta: float) -> GaussianMixture:
     """The paper's prior (section 4.1): sum_k w_k q(z_k), w_k proportional to 1 / (rho_k^2 + delta)."""
-    log_weight = F.log_softmax(-(neighbours.distance.square() + delta).log(), dim=-1)
-    return GaussianMixture(log_weight, neighbours.z_mean, neighbours.z_variance)
+    return GaussianMixture(mixture_weights(neighbours.distance, delta), neighbours.z_mean, neighbours.z_variance)
+
+
+def mixture_weights(rho: Tensor, delta: float) -> Tensor:
+    """log w_k of distances (*B, K)."""
+    return F.log_softmax(-(rho.square() + delta).log(), dim=-1)
 
 
 class ViewsPrior(nn.Module):
@@ -64,13 +68,21 @@ class ViewsPrior(nn.Module):
         mean = encoder(canvas[..., m : m + height, m : m + width])[0]
         variance = (self.log_variance + self.mlp(coarse.flatten(1)).reshape(mean.shape)).exp()
         memory = mixture_prior(neighbours, delta)
-        logit = self.gate[0] - self.gate[1].exp() * offset[..., 0, :].norm(dim=-1)  # (*B,)
+        logit = self.logit(offset[..., 0, :])
         log_weight = torch.cat([F.logsigmoid(-logit)[..., None], F.logsigmoid(logit)[..., None] + memory.log_weight], dim=-1)
         return GaussianMixture(
             log_weight,
             torch.cat([mean[..., None, :], memory.mean], dim=-2),
             torch.cat([variance[..., None, :], memory.variance], dim=-2),
         )
+
+    def logit(self, offset: Tensor) -> Tensor:
+        """Of gamma, by the offset of the nearest place (*B, 2) in pixels: (*B,)."""
+        return self.gate[0] - self.gate[1].exp() * offset.norm(dim=-1)
+
+    def remembers(self, nearest: Tensor, rho: Tensor, delta: float) -> Tensor:
+        """Whether the heaviest component is what the nearest place saw: its offset (*B, n), distances of all K (*B, K) -> (*B,) bool."""
+        return self.logit(nearest @ self.A) + mixture_weights(rho, delta)[..., 0] > 0
 
     def blend(self, views: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
         """Lay views (*B, K, C, H, W) on the canvas at their offsets (*B, K, 2) in pixels.

@@ -58,22 +58,24 @@ class DreamVecEnv(VecEnv):
     def step_wait(self) -> VecEnvStepReturn:
         observation, reward, terminated, truncated, info = self.envs.step(self._actions)
         done = terminated | truncated
-        rows = self._rows(info)
+        cut = {"TimeLimit.truncated": truncated & ~terminated}
+        rows = self._rows(info | cut)
         for row in np.flatnonzero(done).tolist():
-            self.reset_infos[row] = rows[row]
-            rows[row] = {**self._row(info["final_info"], row), "terminal_observation": info["final_obs"][row]}
-        for own, cut in zip(rows, truncated & ~terminated, strict=True):
-            own["TimeLimit.truncated"] = bool(cut)
+            self.reset_infos[row] = {name: value for name, value in rows[row].items() if name not in cut}
+            final = self._rows({name: value[[row]] for name, value in info["final_info"].items()})[0]
+            rows[row] = {**final, "terminal_observation": info["final_obs"][row], "TimeLimit.truncated": rows[row]["TimeLimit.truncated"]}
         return observation, reward.astype(np.float32), done, rows
 
-    def _rows(self, info: dict[str, Any]) -> list[dict[str, Any]]:
-        return [self._row(info, row) for row in range(self.num_envs)]
-
     @staticmethod
-    def _row(info: dict[str, Any], row: int) -> dict[str, Any]:
-        """A row's own info."""
-        told = (key for key in info if not key.startswith("_") and not key.startswith("final_"))
-        return {key: info[key][row] for key in told if info[f"_{key}"][row]}
+    def _rows(info: dict[str, Any]) -> list[dict[str, Any]]:
+        """Each row's own info; made of columns, as a batch of many rows makes many at every step."""
+        told = {name: value for name, value in info.items() if not name.startswith(("_", "final_"))}
+        columns = (value.tolist() if value.ndim == 1 and value.dtype != object else list(value) for value in told.values())
+        rows = [dict(zip(told, values, strict=True)) for values in zip(*columns, strict=True)]
+        for name in told:
+            for row in np.flatnonzero(~info.get(f"_{name}", np.True_)).tolist():  # nothing was told of it
+                del rows[row][name]
+        return rows
 
     def close(self) -> None:
         self.envs.close()

@@ -36,7 +36,9 @@ class LinearWithWalls(nn.Module):
 
     def forward(self, s: Tensor, u: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         """One step of the mean: s (*B, n), u (*B, n), a (*B,) int64 -> s_t (*B, n), u_t (*B, n), what was moved."""
-        move = self.W_a.t()[a]
+        return self._moved(s, self.W_a.t()[a])
+
+    def _moved(self, s: Tensor, move: Tensor) -> tuple[Tensor, Tensor]:
         if self.walls:
             move = self.gate(s + move) * move
         return s + move, move
@@ -63,9 +65,9 @@ class LinearWithWalls(nn.Module):
         if a.shape[-1] == 0:
             return s.new_empty(*a.shape, s.shape[-1]), s.new_empty(*a.shape, s.shape[-1])
         states, displacements = [], []
-        for t in range(a.shape[-1]):
+        for move in self.W_a.t()[a.movedim(-1, 0)]:
             before = s
-            s, u = self(s, u, a[..., t])
+            s, u = self._moved(s, move)
             if stops is not None:
                 stays = stops(s)[..., None]
                 s, u = torch.where(stays, before, s), torch.where(stays, 0, u)

@@ -30,6 +30,12 @@ def phi(s: Tensor) -> Tensor:
     return torch.cat([s[..., :2], s[..., 2:].cos(), s[..., 2:].sin()], dim=-1)
 
 
+def in_steps(s: Tensor, step_length: float) -> Tensor:
+    """States (*B, n) as agents are told them: places in steps, and of a heading its cosine and sine, (*B, 2) or (*B, 4)."""
+    told = phi(s)
+    return told / step_length if told is s else torch.cat([told[..., :2] / step_length, told[..., 2:]], dim=-1)
+
+
 @dataclass(frozen=True)
 class Tolerance:
     """How near one state must be to another to be there: within a radius and, in first person, a heading."""
@@ -39,7 +45,7 @@ class Tolerance:
 
     def __call__(self, s: Tensor, other: Tensor) -> Tensor:
         """Whether s is at other, (*B) bool: both (*B, n), or what broadcasts."""
-        there = (s[..., :2] - other[..., :2]).square().sum(dim=-1) <= self.radius**2
+        there = (s[..., 0] - other[..., 0]).square() + (s[..., 1] - other[..., 1]).square() <= self.radius**2
         if s.shape[-1] != 3:
             return there
         return there & ((s[..., 2] - other[..., 2]).cos() >= math.cos(self.angle) - 1e-6)

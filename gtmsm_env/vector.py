@@ -75,7 +75,8 @@ class BatchedRows(VectorEnv[Observation, Rows, Any]):
         elif given:
             self.use_generators(np.array(list(given)), [seeding.np_random(own)[0] for own in given.values()])
         self._begin(rows, options)
-        self._ready[rows], self._ended[rows] = True, False
+        self._ready[rows] = True
+        self._ended = self._ended & ~np.isin(np.arange(self.num_envs), rows)
         return self._observation(), self._info()
 
     def _row_seeds(self, seed: Any) -> list[int | None]:

@@ -234,16 +234,18 @@ class WorldsAhead:
     """Worlds, each walked by the exploring policy and remembered: for every row of a batch one after another.
 
     All that happens in a world is drawn from one seed, which the row's own generator draws; so a row's k-th world depends on nothing but
-    the row's seed, and worlds can be walked before they are asked for. When a row has none left, every row that has none gets its next
-    one in the same bulk, whose shapes are always the same: the rounding of a row does not depend on what others do either.
+    the row's seed, and worlds can be walked before they are asked for. When a row has none left, as many rows that have none as `worlds`
+    has get their next one in the same bulk, whose shapes are always the same: the rounding of a row does not depend on what others do
+    either.
 
     Args:
-        worlds: walks one world a row
+        worlds: walks a bulk of worlds
         model: remembers
         steps: frames of a walk
         snapshot: what is kept of a belief
         goals: whether a walk on which everything looks alike is thrown away
-        keep: what else is kept of some rows, called when their walks end
+        keep: what else is kept of some of these worlds, called when their walks end
+        rows: how many are served, by default as many as `worlds` has
     """
 
     def __init__(
@@ -254,16 +256,18 @@ class WorldsAhead:
         snapshot: Callable[[Belief], Belief],
         goals: bool,
         keep: Callable[[Rows], list[Any]] | None = None,
+        rows: int | None = None,
     ) -> None:
         if steps < model.reads:
             raise ValueError(f"walk_steps must be at least {model.reads}, the entries this model's prior reads, got {steps}.")
         self.worlds, self.model, self.steps = worlds, model, steps
         self.snapshot, self.goals, self.keep = snapshot, goals, keep
-        self._stocked = np.zeros(worlds.num_envs, np.bool_)
+        rows = rows or worlds.num_envs
+        self._stocked = np.zeros(rows, np.bool_)
         self._belief: Belief | None = None
-        self._drawn: list[np.random.Generator] = [np.random.default_rng(0)] * worlds.num_envs
-        self._kept: list[Any] = [None] * worlds.num_envs
-        self._paid = np.zeros(worlds.num_envs, np.int64)
+        self._drawn: list[np.random.Generator] = [np.random.default_rng(0)] * rows
+        self._kept: list[Any] = [None] * rows
+        self._paid = np.zeros(rows, np.int64)
 
     def forget(self, rows: Rows) -> None:
         """Drop what is in stock for rows whose generator has changed."""
@@ -276,32 +280,39 @@ class WorldsAhead:
 
         generators: of all rows; they draw the seeds.
         """
-        if not self._stocked[rows].all():
-            self._walk(generators)
+        while len(lacking := rows[~self._stocked[rows]]):
+            some = np.concatenate([lacking, np.flatnonzero(~self._stocked)])
+            self._walk(some[np.unique(some % self.worlds.num_envs, return_index=True)[1]], generators)
         self._stocked[rows] = False
         paid = self._paid[rows]
         self._paid[rows] = 0
         assert self._belief is not None
         return self._belief[index(rows, self._belief)], [self._drawn[row] for row in rows], [self._kept[row] for row in rows], paid
 
-    def _walk(self, generators: list[np.random.Generator]) -> None:
+    def _walk(self, rows: Rows, generators: list[np.random.Generator]) -> None:
+        """A world for each of these rows; a row has one place in the bulk, its number modulo the bulk's size, so that none are two's."""
+        bulk = self.worlds.num_envs
         for _ in range(REWALKS):
-            lacking = np.flatnonzero(~self._stocked)
-            seeds: list[int | None] = [None] * len(generators)
-            drawn = [np.random.default_rng(0)] * len(generators)  # of rows that have a world in stock, and idle here
-            for row in lacking.tolist():
-                seeds[row] = int(generators[row].integers(2**31))
-                drawn[row] = np.random.default_rng([seeds[row], 1])  # not the stream that the world draws from
-            self._paid[lacking] += self.steps - 1
+            some = rows[~self._stocked[rows]]
+            slots = some % bulk
+            seeds: list[int | None] = [None] * bulk
+            drawn = [np.random.default_rng(0)] * bulk  # of slots that idle here
+            for slot, row in zip(slots.tolist(), some.tolist(), strict=True):
+                seeds[slot] = int(generators[row].integers(2**31))
+                drawn[slot] = np.random.default_rng([seeds[slot], 1])  # not the stream that the world draws from
+            self._paid[some] += self.steps - 1
             walked = record(self.worlds, self.steps, drawn, seeds).to(self.model.transition.W_a.device)
             belief = self.snapshot(self.model.remember(walked))
-            good = has_goals(belief.memory).cpu().numpy() if self.goals else np.ones(len(generators), np.bool_)
-            some = lacking[good[lacking]]
-            for row, kept in zip(some.tolist(), self.keep(some) if self.keep else [None] * len(some), strict=True):
-                self._drawn[row], self._kept[row] = drawn[row], kept
-            self._belief = belief if self._belief is None else self._belief.put(index(some, belief), belief[index(some, belief)])
+            if self.goals:
+                good = has_goals(belief.memory).cpu().numpy()[slots]
+                some, slots = some[good], slots[good]
+            for slot, row, kept in zip(slots, some, self.keep(slots) if self.keep else [None] * len(slots), strict=True):
+                self._drawn[row], self._kept[row] = drawn[slot], kept
+            if self._belief is None:
+                self._belief = belief[torch.zeros(len(self._stocked), dtype=torch.int64, device=belief.mean.device)]
+            self._belief = put_over(self._belief, index(some, belief), belief[index(slots, belief)])
             self._stocked[some] = True
-            if self._stocked.all():
+            if self._stocked[rows].all():
                 return
         raise ValueError(
             f"A goal is a place that looks unlike the start; on {REWALKS} walks of {self.steps} frames, each in a new world, everything "
@@ -312,6 +323,12 @@ class WorldsAhead:
 def index(rows: Rows, belief: Belief) -> Tensor:
     """Row numbers as the belief's own device takes them."""
     return torch.from_numpy(rows).to(belief.mean.device)
+
+
+def put_over(mine: Belief, rows: Tensor, other: Belief) -> Belief:
+    """`Belief.put` for who owns the memory alone: it is changed where there is room, and only copied to make some."""
+    fits = other.memory.s_mean.shape[-2] <= mine.memory.s_mean.shape[-2]
+    return replace(stand(mine, rows, other), memory=mine.memory.put(rows, other.memory, in_place=fits))
 
 
 def stand(mine: Belief, rows: Tensor, at: Belief) -> Belief:

@@ -460,8 +460,8 @@ def test_novelty_is_searched_once_a_step(shown: Any, monkeypatch: pytest.MonkeyP
     env = dreams(3, observation=shown, novelty=True, horizon=3, autoreset_mode="SameStep")
     env.reset(seed=0)
     asked: list[Any] = []
-    novelty = env.model.novelty
-    monkeypatch.setattr(env.model, "novelty", lambda *of: asked.append(of) or novelty(*of))
+    search = env._nearby.distance
+    monkeypatch.setattr(env._nearby, "distance", lambda *of: asked.append(of) or search(*of))
     for step in range(1, 4):
         observation, *_, info = env.step(np.array([0, 1, 4]))
         assert len(asked) == step + (step == 3)  # what ends an episode, and what begins the next

@@ -20,8 +20,8 @@ from gtmsm_env.worlds import WorldsAhead, check_world, keep_places, newest_rewar
 MODEL = treasure_model()
 
 
-def ahead(rows: int, goals: bool = False, world: Any = Treasure) -> tuple[WorldsAhead, list[list[int]]]:
-    """Worlds ahead of a vector of treasure worlds, and a list of the rows that each bulk walked for."""
+def ahead(rows: int, goals: bool = False, world: Any = Treasure, served: int | None = None) -> tuple[WorldsAhead, list[list[int]]]:
+    """Worlds ahead of a vector of treasure worlds, and a list of the places in each bulk that were walked."""
     bulks: list[list[int]] = []
 
     def keep(some: Any) -> list[Any]:
@@ -29,7 +29,7 @@ def ahead(rows: int, goals: bool = False, world: Any = Treasure) -> tuple[Worlds
         return [f"row {row} of bulk {len(bulks)}" for row in some]
 
     worlds = gym.vector.SyncVectorEnv([world] * rows)
-    return WorldsAhead(worlds, MODEL, 30, partial(keep_places, MODEL), goals, keep), bulks
+    return WorldsAhead(worlds, MODEL, 30, partial(keep_places, MODEL), goals, keep, served), bulks
 
 
 def generators(rows: int) -> list[np.random.Generator]:
@@ -52,10 +52,23 @@ def test_bulks() -> None:
     assert stock.next(np.array([1]), rngs)[2] == ["row 1 of bulk 4"]
 
 
-def test_the_kth_world_of_a_row_depends_on_its_seed_alone() -> None:
+def test_more_rows_than_a_bulk() -> None:
+    """Row 3 is walked where row 0 is, and row 4 where row 1 is; those that ask come first."""
+    stock, bulks = ahead(3, served=5)
+    rngs = generators(5)
+    stock.next(np.array([3, 4]), rngs)
+    assert bulks == [[0, 1, 2]]  # rows 3, 4 and 2
+    stock.next(np.array([2]), rngs)
+    assert len(bulks) == 1
+    stock.next(np.arange(5), rngs)
+    assert bulks[1:] == [[0, 1, 2], [0, 1]]  # rows 0, 1 and 2, then 3 and 4
+
+
+@pytest.mark.parametrize("served", [None, 5])
+def test_the_kth_world_of_a_row_depends_on_its_seed_alone(served: int | None) -> None:
     def worlds(order: list[list[int]]) -> list[Any]:
-        stock, _ = ahead(3)
-        rngs, seen = generators(3), []
+        stock, _ = ahead(3, served=served)
+        rngs, seen = generators(served or 3), []
         for rows in order:
             belief, drawn, _, paid = stock.next(np.array(rows), rngs)
             assert paid.tolist() == [29] * len(rows)  # whenever it was walked

@@ -1,0 +1,59 @@
+"""The benchmark of the dream, small: our own doors run; of other packages' only how they are asked is tested, elsewhere."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from programs import imported
+
+pytest.importorskip("stable_baselines3")
+
+
+@pytest.fixture(scope="module")
+def speed() -> Iterator[ModuleType]:
+    with imported("dream_speed") as module, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "WALKS", 8)
+        patch.setattr(module, "STEPS", 24)
+        yield module
+
+
+@pytest.fixture
+def run(speed: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    def run(*arguments: str) -> Any:
+        file, threads = tmp_path / "figures.json", torch.get_num_threads()
+        monkeypatch.setattr(sys, "argv", ["dream_speed.py", *arguments, "--peers", "--json", str(file)])
+        try:
+            speed.main()
+        finally:
+            torch.set_num_threads(threads)
+        return json.loads(file.read_text())["figures"]
+
+    return run
+
+
+def test_doors(speed: ModuleType, run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    told = run("--rows", "1", "3", "--rounds", "2", "--seconds", "0.001")["steps_a_second"]
+    ours = [speed.RAW, speed.TENSORS, speed.VECTOR, speed.SB3]
+    expected = [(frames, rows, door) for frames in (False, True) for rows in (1, 3) for door in ours + [speed.SCALAR] * (rows == 1)]
+    assert [(of["frames"], of["rows"], of["door"]) for of in told] == expected
+    assert all(len(of["rounds"]) == 2 and min(of["rounds"]) > 0 for of in told)
+    assert all(of["of_raw"] == 1 for of in told if of["door"] == speed.RAW)
+    assert "states only" in capsys.readouterr().out
+
+
+def test_resets(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    told = run("resets", "--rows", "2", "--reset-steps", "20")["2"]
+    assert sum(len(values) for kind, values in told.items() if kind != "first_reset_seconds") == 20
+    assert "rows" in capsys.readouterr().out
+
+
+def test_memory_is_watched(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    told = run("flat", "--steps", "20000")
+    assert len(told["bytes"]) == 10
+    assert min(told["bytes"]) > 1e7
+    assert "bar 1 %" in capsys.readouterr().out

@@ -1,0 +1,258 @@
+"""The dream's door for learners on the device: what `step` says, with nothing copied to NumPy and nothing waited for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from exact import exact_model
+from gymnasium.error import ResetNeeded
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gtmsm_env.data import record, walk
+from gtmsm_env.dream import DreamVectorEnv
+from gtmsm_env.episodes import Looks, Nearby, choose_goals, first_alike
+from gtmsm_env.memory import SpatialMemory
+from gtmsm_env.model import GTMSM
+from gtmsm_env.networks import x_to_frames
+from gtmsm_env.types import Tolerance
+from gtmsm_env.worlds import alike
+
+WORLD = "GTMSM-ImageNavigation-v0"
+MODEL = exact_model()
+BELIEF = walk(gym.make_vec(WORLD, num_envs=6), MODEL, 64, np.random.default_rng(0), 0)
+
+
+def dreams(mode: str = "NextStep", **kwargs: Any) -> DreamVectorEnv:
+    return DreamVectorEnv(6, **{"model": MODEL, "belief": BELIEF, "start": "remembered", "horizon": 9, "autoreset_mode": mode, **kwargs})
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
+@pytest.mark.parametrize("shown", ["frame", "belief", "state"])
+def test_it_says_what_step_says(mode: str, shown: Any) -> None:
+    """Rows begin again at the same steps, at the same places and with the same goals."""
+    plain, tensors = dreams(mode, observation=shown), dreams(mode, observation=shown)
+    plain.reset(seed=3)
+    tensors.reset(seed=3)
+    rng = np.random.default_rng(0)
+    ends = 0
+    for _ in range(60):
+        if bool(tensors.spent.any()):
+            break  # here `step` draws the next episodes, see below
+        actions = rng.integers(0, 5, 6)
+        expected, *flags, _ = plain.step(actions)
+        observation, *found = tensors.step_tensors(torch.from_numpy(actions))
+        assert observation.keys() == expected.keys()
+        for name, value in observation.items():
+            assert np.array_equal(value.numpy(), expected[name]), name
+            assert value.numpy().dtype == expected[name].dtype
+        for told, flag in zip(found, flags, strict=True):
+            assert np.array_equal(told.numpy(), flag)
+        ends += int((found[1] | found[2]).sum())
+    assert ends > 20
+
+
+def test_the_doors_can_be_mixed() -> None:
+    plain, mixed = dreams(observation="state"), dreams(observation="state")
+    plain.reset(seed=1)
+    mixed.reset(seed=1)
+    rng = np.random.default_rng(1)
+    for step in range(40):
+        actions = rng.integers(0, 5, 6)
+        expected, reward, *_ = plain.step(actions)
+        if step % 2:
+            observation, told, *_ = mixed.step(actions)
+        else:
+            tensors, told_too, *_ = mixed.step_tensors(torch.from_numpy(actions))
+            observation, told = {name: value.numpy() for name, value in tensors.items()}, told_too.numpy()
+        assert all(np.array_equal(observation[name], expected[name]) for name in expected)
+        assert np.array_equal(told, reward)
+
+
+WAITS = {"_local_scalar_dense", "is_nonzero", "nonzero", "equal", "masked_select", "unique", "item"}
+
+
+class NothingWaits(TorchDispatchMode):
+    """Refuses whatever makes the host wait for a device, or whose shape depends on what the device computed."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__.removesuffix("_default")
+        assert name not in WAITS, f"aten::{name}"
+        if name in ("index", "index_put", "index_put_"):
+            assert not any(index is not None and index.dtype == torch.bool for index in args[1]), "indexed by a mask"
+        if name == "_to_copy":
+            assert "device" not in (kwargs or {}) or kwargs["device"] is None, "copied to another device"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
+def test_nothing_waits_for_the_device(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    env = dreams(mode, observation="state", novelty=True)
+    env.reset(seed=0)
+    actions = torch.randint(5, (30, 6), generator=torch.Generator().manual_seed(0))
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("left the device")
+
+    for name in ("numpy", "cpu", "tolist", "item", "__bool__", "__int__", "__float__"):
+        monkeypatch.setattr(torch.Tensor, name, refuse)
+    with NothingWaits():
+        told = [env.step_tensors(action) for action in actions]
+    monkeypatch.undo()
+    assert sum(int((terminated | truncated).sum()) for _, _, terminated, truncated in told) > 10
+    with pytest.raises(AssertionError, match="nonzero"), NothingWaits():
+        actions.nonzero()
+
+
+def test_a_row_that_is_spent_begins_the_same_again_until_it_is_renewed() -> None:
+    env = dreams("SameStep", observation="state", horizon=1)
+    env.reset(seed=0)
+    first = env.belief.mean.clone()
+    stay = torch.full((6,), 4)
+    seen = [env.step_tensors(stay)[0]["state"] for _ in range(15)]
+    assert not env._episodes.size % 8
+    assert all(torch.equal(a, b) for a, b in zip(seen[:7], seen[8:], strict=True))  # the second to the eighth of each round
+    assert torch.allclose(seen[7], MODEL.in_steps(first))
+    assert env.spent.all()
+    renewed = env.renew()["state"]
+    assert not env.spent.any()
+    assert not any(torch.equal(renewed, old) for old in seen)
+
+
+def test_spent_rows_enter_the_next_world() -> None:
+    env = DreamVectorEnv(3, model=MODEL, walk_steps=32, observation="state", episodes_per_walk=2, horizon=2, autoreset_mode="SameStep")
+    env.reset(seed=0)
+    before, paid = env.belief.memory.s_mean.clone(), env._paid.copy()
+    for _ in range(6):
+        env.step_tensors(torch.full((3,), 4))
+    assert (env._paid == paid).all()
+    env.renew()
+    assert (env._paid == paid + 31).all()
+    after = env.belief.memory.s_mean
+    assert before.shape != after.shape or not torch.equal(before, after)
+
+
+def test_nothing_is_shared_out() -> None:
+    env = dreams(observation="belief", novelty=True)
+    env.reset(seed=0)
+    stay = torch.full((6,), 4)
+    told, reward, *flags = env.step_tensors(stay)
+    copies = {name: value.clone() for name, value in told.items()}
+    for value in (reward, *flags, *told.values()):
+        value.zero_()
+    again = env.step_tensors(stay)[0]
+    assert all(torch.equal(again[name], copies[name]) for name in copies)
+
+
+def test_what_is_refused() -> None:
+    env = dreams()
+    with pytest.raises(ResetNeeded):
+        env.step_tensors(torch.zeros(6, dtype=torch.int64))
+    with pytest.raises(ResetNeeded):
+        env.renew()
+    env.reset(seed=0)
+    for actions in (torch.zeros(6), torch.zeros(5, dtype=torch.int64), torch.zeros(6, 1, dtype=torch.int64)):
+        with pytest.raises(ValueError, match="one action a row"):
+            env.step_tensors(actions)
+    with pytest.raises(ValueError, match="autoreset_mode"):
+        dreams("Disabled").step_tensors(torch.zeros(6, dtype=torch.int64))
+
+
+# ---------------------------------------------------------------- the parts, beside their slow twins
+
+
+def of_random(rows: int = 5, places: int = 11, n: int = 2, kinds: int = 4) -> SpatialMemory:
+    """Memories of different sizes, in which a few encodings come again and again."""
+    generator = torch.Generator().manual_seed(n)
+    s = torch.randn(rows, places, n, generator=generator)
+    z = torch.randn(rows, kinds, 6, generator=generator)
+    which = torch.randint(kinds, (rows, places), generator=generator)
+    z = z.gather(1, which[..., None].expand(-1, -1, 6)) + 1e-5 * torch.randn(rows, places, 6, generator=generator)
+    count = torch.randint(3, places + 1, (rows,), generator=generator)
+    return SpatialMemory(s, torch.ones_like(s), {"z_mean": z, "z_variance": torch.ones_like(z)}, count)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+@pytest.mark.parametrize("shared", [False, True])
+def test_distances_are_those_of_the_memory(n: int, shared: bool) -> None:
+    memory = of_random(n=n)
+    if shared:
+        own = memory[torch.tensor([1])]
+        memory = SpatialMemory(*(x.expand(5, -1, -1) for x in (own.s_mean, own.s_variance)), {}, own.count.expand(5))
+    s = torch.randn(5, n, generator=torch.Generator().manual_seed(1))
+    nearby = Nearby(memory)
+    distance, index = memory.nearest(s, 1)
+    torch.testing.assert_close(nearby.distance(s), distance[:, 0])
+    assert torch.equal(nearby.index(s), index[:, 0])
+    if not shared:
+        other, rows = of_random(2, 7, n), torch.tensor([3, 0])
+        nearby.put(rows, other)
+        torch.testing.assert_close(nearby.distance(s)[rows], other.nearest(s[rows], 1)[0][:, 0])
+        torch.testing.assert_close(nearby.distance(s)[[1, 2, 4]], distance[[1, 2, 4], 0])
+
+
+def test_places_that_look_alike() -> None:
+    memory = of_random()
+    z, used = memory.values["z_mean"], memory.used
+    label = first_alike(z, used)
+    looks = Looks.of(memory)
+    assert torch.equal(looks.label, label)
+    classes = 0
+    for row, count in enumerate(memory.count.tolist()):
+        for place in range(count):
+            twins = [other for other in range(count) if alike(z[row, place], z[row, other])]
+            assert label[row, place] == twins[0]
+            listed = looks[torch.tensor([row])].places(torch.tensor([[place]]), memory.s_mean[row, None])[0, 0]
+            assert torch.equal(listed[0], memory.s_mean[row, place])
+            listed = listed[listed.isfinite().all(dim=-1)]
+            assert {tuple(s) for s in listed.tolist()} == {tuple(s) for s in memory.s_mean[row, twins].tolist()}
+            assert len(listed) == len(twins)
+            classes += len(twins) > 1
+    assert classes > 10
+
+
+def test_goals_look_unlike_the_start_and_are_drawn_alike() -> None:
+    memory, there = of_random(4), Tolerance(0.5)
+    z, looks = memory.values["z_mean"], Looks.of(memory)
+    number = torch.rand(4, 3000, generator=torch.Generator().manual_seed(0))
+    start = memory.s_mean[:, :1] + 0.2
+    entry, choices = choose_goals(number, start, memory.s_mean, memory.count, looks, there, 0.5)
+    for row, count in enumerate(memory.count.tolist()):
+        at_start = [p for p in range(count) if (memory.s_mean[row, p] - start[row, 0]).norm() <= 0.5]
+        allowed = [p for p in range(count) if p not in at_start and not any(alike(z[row, p], z[row, q]) for q in at_start)]
+        assert (choices[row] == len(allowed)).all()
+        drawn = np.bincount(entry[row].numpy(), minlength=count)
+        assert set(np.flatnonzero(drawn)) == set(allowed)
+        assert (np.abs(drawn[allowed] - 3000 / len(allowed)) < 5 * (3000 / len(allowed)) ** 0.5).all()
+
+
+@pytest.mark.parametrize("prior", ["views", "mixture"])
+def test_frames_that_are_remembered_are_not_blended(prior: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is decoded once and looked up is what decoding every row shows, and few rows are blended."""
+    model = GTMSM.load("image-navigation") if prior == "views" else exact_model()
+    belief = model.remember(record(gym.make_vec(WORLD, num_envs=6), 64, np.random.default_rng(2), 2))
+    memory = model.places(belief.memory)
+    memory = memory.but(values={**memory.values, "view": model.decoder(memory.values["z_mean"])})
+    rng = torch.Generator().manual_seed(0)
+    away = model.step_length * torch.randn(6, 7, 2, generator=rng) * (torch.rand(6, 7, 1, generator=rng) < 0.5)
+    s = memory.s_mean[:, :7] + away
+    every = x_to_frames(model.decoder(model.prior(s, memory).heaviest()))
+    seen = counted(model, monkeypatch)
+    frames = model.decode(s, memory)
+    assert ((frames.int() - every.int()).abs() <= 1).all()
+    assert (frames == every).float().mean() > 0.999
+    assert len(seen) == (2 if prior == "views" else 0)  # parts of 16, of 42 states
+    alone = torch.stack([model.decode(s[row, None, :3], memory[torch.tensor([row])])[0] for row in range(6)])
+    assert torch.equal(alone, frames[:, :3])
+
+
+def counted(model: GTMSM, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    calls: list[Any] = []
+    if model.views is not None:
+        blend: Callable[..., Any] = model.views.blend
+        monkeypatch.setattr(model.views, "blend", lambda *of: calls.append(of) or blend(*of))
+    return calls
