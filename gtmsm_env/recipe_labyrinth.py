@@ -28,7 +28,7 @@ from gtmsm_env.types import gaussian_log_prob, phi
 RULES: dict[str, Any] = {}
 CAMERA = {"field_of_view": 90.0, "height": 0.6, "ceiling": 1.5}  # of these worlds
 WALKS, WHIMS = 1536, 0.05  # what is learned from; how often the walker does any one of the actions
-PLANNED = {"again": 384, "views": 768, "doubt": 96}  # walks whose floor plans a stage finds once, and then learns on
+PLANNED = {"again": 384, "views": 768, "sight": 384, "doubt": 96}  # walks whose floor plans a stage finds once, and then learns on
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ def stages(size: str, agent: Agent = WALKING) -> list[Stage]:
         Stage("stereo", 1000, {"stereo": 2e-3}, 400, falling=True, tau=150),
         Stage("again", 600, {"again": 2e-3}, 400, falling=True, tau=150),
         Stage("views", 8000, {"projection": 2e-3}, 250, falling=True, tau=150),
+        Stage("sight", 2500, {"projection": 1e-3}, 400, falling=True, tau=150),
         Stage("doubt", 400, {"doubt": 1e-3}, 150, falling=True, tau=150),
     ]
 
@@ -144,6 +145,7 @@ class LabyrinthTrainer(Trainer):
             "stereo": self.stereo_loss,
             "again": self.stereo_loss,
             "views": self.views_loss,
+            "sight": self.sight_loss,
             "doubt": self.doubt_loss,
         }
 
@@ -249,15 +251,34 @@ class LabyrinthTrainer(Trainer):
 
     def views_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         """How far imagined frames are from the true ones, mended or not, on floor plans that rest: in nats of the likelihood a frame."""
-        x, canvas, laid = self._imagined(stage, rng)
+        x, s, memory = self._asked(stage, rng)
+        return self._wrong(x, *self._projected()(s, memory))
+
+    def _wrong(self, x: Tensor, canvas: Tensor, laid: Tensor) -> Tensor:
         wrong = (canvas - x).square().sum(dim=(-1, -2, -3)).mean()
         blended = (laid[..., : x.shape[-3], :, :] + 0.5 - x).square().sum(dim=(-1, -2, -3)).mean()
         return (wrong + 0.3 * blended) / (2 * self.model.sigma_x**2)
 
+    def sight_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
+        """As `views_loss`, and how unlike remembered views are to the true frame at the depths that sight tells of it.
+
+        What is imagined depends on the depths around the most probable alone; this weighs them all.
+        """
+        projected = self._projected()
+        x, s, memory = self._asked(stage, rng)
+        sources = covering(projected.camera, memory.s_mean, memory.used[:, None], s, projected.sources)
+        row = torch.arange(len(s), device=s.device)[:, None, None]
+        found = (x, s, memory.values["view"][row, sources], memory.s_mean[row, sources])
+        with torch.no_grad():
+            unlike = projected.stereo.unlike(*(part.flatten(0, 1) for part in found))
+        p = projected.sight(memory.facts["plan"], s).flatten(0, 1).exp()
+        return self._wrong(x, *projected(s, memory)) + 10_000 * (p * unlike).sum(dim=-1).mean()
+
     def doubt_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         """-log p(z | s, M) of the true frames' encodings: only its variance learns."""
         with torch.no_grad():
-            x, canvas, laid = self._imagined(stage, rng)
+            x, s, memory = self._asked(stage, rng)
+            canvas, laid = self._projected()(s, memory)
             z, variance = self.model.encoder(x)
             z = z + variance.sqrt() * torch.empty_like(z).normal_(generator=generator)
             expected = self.model.encoder(canvas)[0]
@@ -326,8 +347,8 @@ class LabyrinthTrainer(Trainer):
             self._plans = torch.cat(plans)
         return self._plans
 
-    def _imagined(self, stage: Stage, rng: np.random.Generator, walks: int = 2, queries: int = 12) -> tuple[Tensor, Tensor, Tensor]:
-        """Frames (R, Q, C, H, W) after the steps remembered, the canvas there, and what it was made of."""
+    def _asked(self, stage: Stage, rng: np.random.Generator, walks: int = 2, queries: int = 12) -> tuple[Tensor, Tensor, SpatialMemory]:
+        """Frames (R, Q, C, H, W) after the steps remembered, the states there, and the memory that is asked for them."""
         projected = self._projected()
         plans = self._planned(stage)
         rows = self._here(rng.integers(len(plans), size=walks))
@@ -341,8 +362,7 @@ class LabyrinthTrainer(Trainer):
             depth = poses.new_zeros(*poses.shape[:2], views.shape[-1])
             depth[:, asked] = projected.sight.depth(plan, poses[:, asked])
         memory = SpatialMemory(poses, poses, {"view": views[:, : stage.tau], "depth": depth}, facts={"plan": plan})
-        canvas, laid = projected(s, memory)
-        return views[torch.arange(len(rows), device=at.device)[:, None], at], canvas, laid
+        return views[torch.arange(len(rows), device=at.device)[:, None], at], s, memory
 
 
 def rotated(camera: Camera, views: Tensor, pose: Tensor) -> tuple[Tensor, Tensor]:
