@@ -377,7 +377,7 @@ def test_one_memory_for_all_rows_or_one_a_row(rows: int) -> None:
     beliefs = [MODEL.remember(record(gym.make(WORLD), 60, np.random.default_rng(i), seed=i)) for i in range(rows)]
     memories = [places(MODEL, belief.memory) for belief in beliefs]
     most = max(map(len, memories))
-    padded = [m._copy(most - m.s_mean.shape[0]) for m in memories]
+    padded = [m._copy(most) for m in memories]
     memory = SpatialMemory(
         torch.stack([m.s_mean for m in padded]),
         torch.stack([m.s_variance for m in padded]),
