@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gtmsm_env.floorplan import Sight, Stereo, along, blocked, cell_of, floor_plan
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.networks import frames_to_x, mlp
-from gtmsm_env.perspective import Camera, covering, in_parts, relative, sample
+from gtmsm_env.perspective import Camera, covering, in_parts, loops_for, relative, sample
 from gtmsm_env.types import GaussianMixture
 
 EVERY = 2  # of a memory's entries, those whose depth is found: neighbours in time say much the same
@@ -124,6 +124,15 @@ class ProjectedViews(nn.Module):
 
         Returns the canvas (B, C, H, W), and (B, C + 5, H, W) what was blended and how sure that is.
         """
+        loops = loops_for(views, seen_from, view_depth, depth, *self.weigh.parameters())
+        if loops and len(self.weigh[0].weight) <= loops.HIDDEN:
+            laid = loops.lay(self.weigh, self.camera, views, seen_from, view_depth, depth)
+        else:
+            laid = self.lay(views, seen_from, view_depth, depth)
+        return laid[:, : views.shape[2]] + 0.5 + self.mend(laid.contiguous(memory_format=torch.channels_last)), laid
+
+    def lay(self, views: Tensor, seen_from: Tensor, view_depth: Tensor, depth: Tensor) -> Tensor:
+        """What `blend` returns second, of the same arguments."""
         camera = self.camera
         depth = torch.minimum(depth[:, None], camera.ground[:, None])[:, None]  # (B, 1, H, W) of every pixel
         up = camera.height + camera.slope[:, None] * depth
@@ -150,8 +159,7 @@ class ProjectedViews(nn.Module):
         sure = (logit - log_weight)[:, 0] / 4  # the log of what the weights were divided by
         depth = depth[:, 0]
         slope = camera.slope[:, None].expand_as(depth)
-        laid = torch.cat([blended - 0.5, torch.stack([4 * spread, sure, 0.25 / depth, slope, count / self.K], dim=1)], dim=1)
-        return blended + self.mend(laid.contiguous(memory_format=torch.channels_last)), laid
+        return torch.cat([blended - 0.5, torch.stack([4 * spread, sure, 0.25 / depth, slope, count / self.K], dim=1)], dim=1)
 
     def variance(self, laid: Tensor) -> Tensor:
         """v(s, M): how far z may lie from the encoding of the canvas, (*B, d)."""
