@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gtmsm_env.perspective import FARTHEST, NEAREST, Camera, in_parts, loops_for, relative, sample
+from gtmsm_env.perspective import FARTHEST, NEAREST, Camera, in_parts, loops_for, overwriting, relative, sample
 
 CELL, REACH = 0.08, 12.8  # units: of the lattice, and how far it extends from the start
 CELLS = round(2 * REACH / CELL)
@@ -246,7 +246,8 @@ class Sight(nn.Module):
         if loops := loops_for(plan, s, *self.parameters()):
 
             def columns(told: Tensor) -> tuple[Tensor]:
-                return (loops.sight(self.net[-1], self.net[:-1](told.contiguous(memory_format=torch.channels_last)), depths(self.D)),)
+                features = overwriting(self.net[:-1], told.contiguous(memory_format=torch.channels_last))
+                return (loops.sight(self.net[-1], features, depths(self.D)),)
 
             (depth,) = in_parts(columns, along(self.camera, plan, s, self.D).flatten(0, 1))
             return depth.unflatten(0, s.shape[:2])

@@ -89,6 +89,16 @@ def in_parts(function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tu
     return tuple(torch.cat(x) for x in zip(*parts, strict=True))
 
 
+def overwriting(net: nn.Sequential, x: Tensor) -> Tensor:
+    """net(x) where no gradient is wanted: activations replace what they are of, which saves half the memory that is written.
+
+    The first layer is none.
+    """
+    for layer in net:
+        x = F.silu(x, inplace=True) if isinstance(layer, nn.SiLU) else layer(x)
+    return x
+
+
 @cache
 def compiled_loops() -> ModuleType | None:
     """`projection_compiled`, which the extra "labyrinth" brings Numba for; None without it."""
@@ -111,7 +121,7 @@ def covering(camera: Camera, poses: Tensor, usable: Tensor, s: Tensor, K: int) -
         depth = torch.tensor([0.6, 1.2, 2.4, 4.0], device=s.device)[:, None]
         aside = camera.aside[camera.size // 16 :: camera.size // 8]
         if loops := loops_for(poses, s):
-            return loops.cover(poses, usable, s, aside, camera.aside[-1], depth[:, 0], K)  # type: ignore[no-any-return]
+            return loops.cover(poses, usable, s, aside, camera.aside[-1], depth[:, 0], K)
         ahead, left = camera.seen_from(relative(s[:, :, None], poses[:, None])[..., None, None, :], aside, depth)  # (M, Q, N, 4, 8)
         shown = (ahead > 0.15) & (left.abs() < camera.aside[-1] * ahead)
         size = (ahead.clamp(min=0.05) / depth).log().abs()  # how much larger or smaller a thing is seen there

@@ -1,7 +1,8 @@
-"""The loops of `ProjectedViews.blend` and of what it reads, compiled for one core of a CPU, without gradients; those are the readable twins.
+"""The loops of imagining in first person, compiled for one core of a CPU where no gradient is wanted; torch elsewhere computes the same.
 
-Arrays hold one row of pixels of one view after another, each quantity in `WIDE` neighbouring places, so that every loop over a row becomes
-vector instructions. Constants are `f(...)`, or else all would be computed in double precision.
+`lay` stands in for `ProjectedViews.lay`, `sight` for the end of `Sight.depth`, `cover` for the choice of `covering`: see there for what they
+mean. Of a row of pixels each quantity lies in `WIDE` neighbouring places, so that loops over a row become vector instructions. Constants
+are `f(...)`, or else all would be computed in double precision.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numba import njit
 from torch import Tensor, nn
 
@@ -29,16 +29,20 @@ def lay(weigh: nn.Sequential, camera: Camera, views: Tensor, seen_from: Tensor, 
     """What `ProjectedViews.blend` lays before `mend`, of the same arguments: (B, C + 5, H, W), channels last."""
     first, second, last = (torch.cat([layer.weight, layer.bias[:, None]], dim=1) for layer in weigh[::2])  # type: ignore[union-attr,index]
     missing = HIDDEN - len(first)
-    first, second, last = F.pad(first, (0, 0, 0, missing)), pad_inputs(F.pad(second, (0, 0, 0, missing)), missing), pad_inputs(last, missing)
-    B, K, C, H, W = views.shape
+    B, _, C, H, W = views.shape
+    first, second, last = weigh[0], weigh[2], weigh[4]
+    weights = padded(first, HIDDEN, TOLD), padded(second, HIDDEN, HIDDEN), padded(last, 1, HIDDEN)[0]
     laid = torch.empty(B, H, W, C + 5)
-    arrays = (views.flatten(2), seen_from, view_depth, depth, camera.aside, camera.slope, camera.ground, first, second, last[0], laid)
+    arrays = (views.flatten(2), seen_from, view_depth, depth, camera.aside, camera.slope, camera.ground, *weights, laid)
     _lay(f(camera.focal), *(x.contiguous().detach().numpy() for x in arrays))
     return laid.permute(0, 3, 1, 2)
 
 
-def pad_inputs(weight: Tensor, missing: int) -> Tensor:
-    return torch.cat([F.pad(weight[:, :-1], (0, missing)), weight[:, -1:]], dim=1)
+def padded(layer: Any, outputs: int, inputs: int) -> Tensor:
+    """The weights of a linear layer as if it were larger, and in one more column its biases."""
+    weight = torch.zeros(outputs, inputs + 1)
+    weight[: layer.out_features, : layer.in_features], weight[: layer.out_features, -1] = layer.weight, layer.bias
+    return weight
 
 
 @compiled
@@ -75,7 +79,18 @@ def exp(x: Any) -> Any:
 
 @compiled
 def _lay(
-    focal: Any, views: Any, seen_from: Any, view_depth: Any, depth: Any, aside: Any, slope: Any, ground: Any, first: Any, second: Any, last: Any, laid: Any
+    focal: Any,
+    views: Any,
+    seen_from: Any,
+    view_depth: Any,
+    depth: Any,
+    aside: Any,
+    slope: Any,
+    ground: Any,
+    first: Any,
+    second: Any,
+    last: Any,
+    laid: Any,
 ) -> None:
     (B, K), (W, C) = seen_from.shape[:2], (len(aside), laid.shape[3] - 5)
     blocks, area, H = (W - 1) // WIDE + 1, np.uint64(W * W), W
@@ -197,10 +212,9 @@ def _lay(
                 place[C + 4] = pixel[COUNT, u] / f(K)
 
 
-def sight(last: nn.Conv2d, features: Tensor, depths: Tensor) -> Tensor:
+def sight(last: Any, features: Tensor, depths: Tensor) -> Tensor:
     """What `Sight.depth` makes of the inputs (B, C, W, D) of its last convolution: (B, W)."""
     found = torch.empty(len(features), features.shape[2])
-    assert last.bias is not None
     arrays = (features.float(), last.weight[0], 1 / depths, found)
     _sight(f(last.bias.item()), *(x.contiguous().detach().numpy() for x in arrays))
     return found
