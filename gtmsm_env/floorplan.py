@@ -246,7 +246,7 @@ class Sight(nn.Module):
         if loops := loops_for(plan, s, *self.parameters()):
 
             def columns(told: Tensor) -> tuple[Tensor]:
-                features = overwriting(self.net[:-1], told.contiguous(memory_format=torch.channels_last))
+                features = overwriting([*self.net][:-1], told.contiguous(memory_format=torch.channels_last))
                 return (loops.sight(self.net[-1], features, depths(self.D)),)
 
             (depth,) = in_parts(columns, along(self.camera, plan, s, self.D).flatten(0, 1))

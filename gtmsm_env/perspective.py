@@ -8,7 +8,7 @@ heading); depth is measured along the direction of view; all in the unit of the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -89,11 +89,8 @@ def in_parts(function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tu
     return tuple(torch.cat(x) for x in zip(*parts, strict=True))
 
 
-def overwriting(net: nn.Sequential, x: Tensor) -> Tensor:
-    """net(x) where no gradient is wanted: activations replace what they are of, which saves half the memory that is written.
-
-    The first layer is none.
-    """
+def overwriting(net: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """x through layers, of which the first is no activation, where no gradient is wanted: activations overwrite what they are of."""
     for layer in net:
         x = F.silu(x, inplace=True) if isinstance(layer, nn.SiLU) else layer(x)
     return x

@@ -1,8 +1,8 @@
 """The loops of imagining in first person, compiled for one core of a CPU where no gradient is wanted; torch elsewhere computes the same.
 
-`lay` stands in for `ProjectedViews.lay`, `sight` for the end of `Sight.depth`, `cover` for the choice of `covering`: see there for what they
-mean. Of a row of pixels each quantity lies in `WIDE` neighbouring places, so that loops over a row become vector instructions. Constants
-are `f(...)`, or else all would be computed in double precision.
+`lay` stands in for `ProjectedViews.lay`, `sight` for the end of `Sight.depth`, `cover` for the choice of `covering`: what they compute is
+told there. Of a row of pixels each quantity lies in `WIDE` neighbouring places, so that loops over a row become vector instructions.
+Constants are `f(...)`, or else all would be computed in double precision.
 """
 
 from __future__ import annotations
@@ -26,12 +26,9 @@ ASIDE, FAR, COUNT, MOST, SUM, SHARE, SPREAD = range(7)  # and of each pixel
 
 
 def lay(weigh: nn.Sequential, camera: Camera, views: Tensor, seen_from: Tensor, view_depth: Tensor, depth: Tensor) -> Tensor:
-    """What `ProjectedViews.blend` lays before `mend`, of the same arguments: (B, C + 5, H, W), channels last."""
-    first, second, last = (torch.cat([layer.weight, layer.bias[:, None]], dim=1) for layer in weigh[::2])  # type: ignore[union-attr,index]
-    missing = HIDDEN - len(first)
+    """Views (B, K, C, H, W), seen_from (B, K, 3), view_depth (B, K, W), depth (B, W) -> (B, C + 5, H, W), channels last."""
     B, _, C, H, W = views.shape
-    first, second, last = weigh[0], weigh[2], weigh[4]
-    weights = padded(first, HIDDEN, TOLD), padded(second, HIDDEN, HIDDEN), padded(last, 1, HIDDEN)[0]
+    weights = padded(weigh[0], HIDDEN, TOLD), padded(weigh[2], HIDDEN, HIDDEN), padded(weigh[4], 1, HIDDEN)[0]
     laid = torch.empty(B, H, W, C + 5)
     arrays = (views.flatten(2), seen_from, view_depth, depth, camera.aside, camera.slope, camera.ground, *weights, laid)
     _lay(f(camera.focal), *(x.contiguous().detach().numpy() for x in arrays))
@@ -213,7 +210,7 @@ def _lay(
 
 
 def sight(last: Any, features: Tensor, depths: Tensor) -> Tensor:
-    """What `Sight.depth` makes of the inputs (B, C, W, D) of its last convolution: (B, W)."""
+    """The depth of each column (B, W), of what the last convolution takes (B, C, W, D)."""
     found = torch.empty(len(features), features.shape[2])
     arrays = (features.float(), last.weight[0], 1 / depths, found)
     _sight(f(last.bias.item()), *(x.contiguous().detach().numpy() for x in arrays))
@@ -245,7 +242,7 @@ def _sight(bias: Any, features: Any, weight: Any, inverse: Any, found: Any) -> N
 
 
 def cover(poses: Tensor, usable: Tensor, s: Tensor, aside: Tensor, edge: Tensor, depth: Tensor, K: int) -> Tensor:
-    """What `covering` chooses by looking at points at each `depth` of columns `aside`."""
+    """Which views show most of the points at each `depth` of columns `aside`; `edge` is the outermost column: (M, Q, K)."""
     usable = usable.expand(*s.shape[:2], poses.shape[1])
     chosen = torch.empty(*s.shape[:2], K, dtype=torch.int64)
     _cover(f(edge.item()), *(x.contiguous().detach().numpy() for x in (poses, usable, s, aside, depth, chosen)))
