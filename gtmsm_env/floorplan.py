@@ -249,8 +249,11 @@ class Sight(nn.Module):
                 features = overwriting([*self.net][:-1], told.contiguous(memory_format=torch.channels_last))
                 return (loops.sight(self.net[-1], features, depths(self.D)),)
 
-            (depth,) = in_parts(columns, along(self.camera, plan, s, self.D).flatten(0, 1))
-            return depth.unflatten(0, s.shape[:2])
+            def part(plan: Tensor, s: Tensor) -> tuple[Tensor]:
+                (depth,) = in_parts(columns, along(self.camera, plan, s, self.D).flatten(0, 1))
+                return (depth.unflatten(0, s.shape[:2]),)
+
+            return in_parts(part, plan, s)[0]
         log_p = self(plan, s)
         near = (torch.arange(self.D, device=s.device) - log_p.argmax(dim=-1, keepdim=True)).abs() <= 3
         p = torch.where(near, log_p, -torch.inf).softmax(dim=-1)
