@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gtmsm_env.perspective import FARTHEST, NEAREST, Camera, in_parts, relative, sample
+from gtmsm_env.perspective import FARTHEST, NEAREST, Camera, in_parts, loops_for, overwriting, relative, sample
 
 CELL, REACH = 0.08, 12.8  # units: of the lattice, and how far it extends from the start
 CELLS = round(2 * REACH / CELL)
@@ -243,6 +243,17 @@ class Sight(nn.Module):
 
     def depth(self, plan: Tensor, s: Tensor) -> Tensor:
         """The depth of each column, (M, Q, W): the mean of its inverse around the most probable."""
+        if loops := loops_for(plan, s, *self.parameters()):
+
+            def columns(told: Tensor) -> tuple[Tensor]:
+                features = overwriting([*self.net][:-1], told.contiguous(memory_format=torch.channels_last))
+                return (loops.sight(self.net[-1], features, depths(self.D)),)
+
+            def part(plan: Tensor, s: Tensor) -> tuple[Tensor]:
+                (depth,) = in_parts(columns, along(self.camera, plan, s, self.D).flatten(0, 1))
+                return (depth.unflatten(0, s.shape[:2]),)
+
+            return in_parts(part, plan, s)[0]
         log_p = self(plan, s)
         near = (torch.arange(self.D, device=s.device) - log_p.argmax(dim=-1, keepdim=True)).abs() <= 3
         p = torch.where(near, log_p, -torch.inf).softmax(dim=-1)

@@ -8,7 +8,11 @@ heading); depth is measured along the direction of view; all in the unit of the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
@@ -85,6 +89,26 @@ def in_parts(function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tu
     return tuple(torch.cat(x) for x in zip(*parts, strict=True))
 
 
+def overwriting(net: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """x through layers, of which the first is no activation, where no gradient is wanted: activations overwrite what they are of."""
+    for layer in net:
+        x = F.silu(x, inplace=True) if isinstance(layer, nn.SiLU) else layer(x)
+    return x
+
+
+@cache
+def compiled_loops() -> ModuleType | None:
+    """`projection_compiled`, which the extra "labyrinth" brings Numba for; None without it."""
+    return import_module("gtmsm_env.projection_compiled") if find_spec("numba") else None
+
+
+def loops_for(*inputs: Tensor) -> ModuleType | None:
+    """The compiled loops where they stand in for torch: on the CPU, in single precision, and where no gradient is wanted."""
+    if any(x.device.type != "cpu" or x.dtype != torch.float32 or (x.requires_grad and torch.is_grad_enabled()) for x in inputs):
+        return None
+    return compiled_loops()
+
+
 def covering(camera: Camera, poses: Tensor, usable: Tensor, s: Tensor, K: int) -> Tensor:
     """Which K of N views together show most of what would be seen at s, from as near as can be: one after another, the most added first.
 
@@ -93,6 +117,8 @@ def covering(camera: Camera, poses: Tensor, usable: Tensor, s: Tensor, K: int) -
     with torch.no_grad():
         depth = torch.tensor([0.6, 1.2, 2.4, 4.0], device=s.device)[:, None]
         aside = camera.aside[camera.size // 16 :: camera.size // 8]
+        if loops := loops_for(poses, s):
+            return loops.cover(poses, usable, s, aside, camera.aside[-1], depth[:, 0], K)
         ahead, left = camera.seen_from(relative(s[:, :, None], poses[:, None])[..., None, None, :], aside, depth)  # (M, Q, N, 4, 8)
         shown = (ahead > 0.15) & (left.abs() < camera.aside[-1] * ahead)
         size = (ahead.clamp(min=0.05) / depth).log().abs()  # how much larger or smaller a thing is seen there

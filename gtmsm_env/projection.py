@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gtmsm_env.floorplan import Sight, Stereo, along, blocked, cell_of, floor_plan
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.networks import frames_to_x, mlp
-from gtmsm_env.perspective import Camera, covering, in_parts, relative, sample
+from gtmsm_env.perspective import Camera, covering, in_parts, loops_for, overwriting, relative, sample
 from gtmsm_env.types import GaussianMixture
 
 EVERY = 2  # of a memory's entries, those whose depth is found: neighbours in time say much the same
@@ -36,7 +36,7 @@ class ProjectedViews(nn.Module):
     ) -> None:
         super().__init__()
         channels, size, _ = x_shape
-        self.K, self.sources = K, sources
+        self.K, self.sources, self.hidden = K, sources, hidden
         self.camera = Camera(size, **camera)
         self.stereo, self.sight = Stereo(self.camera), Sight(self.camera)
         self.weigh = nn.Sequential(nn.Linear(11, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, 1))
@@ -124,6 +124,17 @@ class ProjectedViews(nn.Module):
 
         Returns the canvas (B, C, H, W), and (B, C + 5, H, W) what was blended and how sure that is.
         """
+        loops = loops_for(views, seen_from, view_depth, depth, *self.weigh.parameters(), *self.mend.parameters())
+        if loops and self.hidden <= loops.HIDDEN:
+            laid = loops.lay(self.weigh, self.camera, views, seen_from, view_depth, depth)
+            mended = overwriting(self.mend, laid)
+        else:
+            laid = self.lay(views, seen_from, view_depth, depth)
+            mended = self.mend(laid.contiguous(memory_format=torch.channels_last))
+        return laid[:, : views.shape[2]] + 0.5 + mended, laid
+
+    def lay(self, views: Tensor, seen_from: Tensor, view_depth: Tensor, depth: Tensor) -> Tensor:
+        """What `blend` returns second, of the same arguments."""
         camera = self.camera
         depth = torch.minimum(depth[:, None], camera.ground[:, None])[:, None]  # (B, 1, H, W) of every pixel
         up = camera.height + camera.slope[:, None] * depth
@@ -150,8 +161,7 @@ class ProjectedViews(nn.Module):
         sure = (logit - log_weight)[:, 0] / 4  # the log of what the weights were divided by
         depth = depth[:, 0]
         slope = camera.slope[:, None].expand_as(depth)
-        laid = torch.cat([blended - 0.5, torch.stack([4 * spread, sure, 0.25 / depth, slope, count / self.K], dim=1)], dim=1)
-        return blended + self.mend(laid.contiguous(memory_format=torch.channels_last)), laid
+        return torch.cat([blended - 0.5, torch.stack([4 * spread, sure, 0.25 / depth, slope, count / self.K], dim=1)], dim=1)
 
     def variance(self, laid: Tensor) -> Tensor:
         """v(s, M): how far z may lie from the encoding of the canvas, (*B, d)."""
