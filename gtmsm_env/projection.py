@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gtmsm_env.floorplan import Sight, Stereo, along, blocked, cell_of, floor_plan
+from gtmsm_env.floorplan import CELLS, Sight, Stereo, along, blocked, cell_of, floor_plan
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.networks import frames_to_x, mlp
 from gtmsm_env.perspective import Camera, covering, in_parts, loops_for, overwriting, relative, sample
@@ -75,8 +75,9 @@ class ProjectedViews(nn.Module):
 
     def plan_of(self, views: Tensor, poses: Tensor, used: Tensor) -> Tensor:
         """The floor plan that entries imply, by stereo of each `EVERY`th with those that cover most of it: (M, 2, CELLS, CELLS)."""
-        plans = []
-        for view, pose, known in zip(views.split(1), poses.split(1), used.split(1), strict=True):  # features of one memory fill enough
+        plans = [views.new_zeros(0, 2, CELLS, CELLS)]
+        for row in range(len(views)):  # one after another: the features of one memory fill enough
+            view, pose, known = (x[row, None] for x in (views, poses, used))
             plan, features, index = self.first_plan(view, pose, known)
             told = along(self.camera, plan, pose[:, index], self.stereo.D)[0]
             (p,) = in_parts(lambda *part: (self.stereo.again(*part).exp(),), features, told)
