@@ -183,7 +183,7 @@ class SpatialMemory:
 
         def copied(x: Tensor) -> Tensor:
             shape = (*x.shape[:axis], max(size, x.shape[axis]), *x.shape[axis + 1 :])
-            if x.device.type == "cpu":  # NumPy's zeros take no memory before they are written
+            if x.device.type == "cpu" and 0 not in shape:  # NumPy's zeros take no memory before they are written
                 blank = torch.from_numpy(np.zeros(math.prod(shape) * x.element_size(), np.uint8)).view(x.dtype).view(shape)
             else:
                 blank = x.new_zeros(shape)

@@ -83,7 +83,7 @@ def test_train_gets_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
         "resume": False,
         "size": "default",
         "displacements": False,
-            "batches": None,
+        "batches": None,
         "images": "procedural",
         "seed": 0,
         "device": "cpu",
