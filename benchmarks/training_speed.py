@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,7 +28,7 @@ import torch
 
 from gtmsm_env import model as models
 from gtmsm_env import parallel, projection, recipe, recipe_labyrinth, train
-from gtmsm_env.data import Walks, record_walks
+from gtmsm_env.data import Walks
 from gtmsm_env.floorplan import Sight, Stereo
 from gtmsm_env.landmarks import Landmarks
 from gtmsm_env.memory import SpatialMemory
@@ -119,8 +118,7 @@ def begun(name: str, count: int, seed: int, device: str) -> Iterator[Timed]:
     world, paper = name.removesuffix("-paper"), name.endswith("-paper")
     learned = train.experiment(world, "paper" if paper else "default", "procedural", seed, displacements=False)
     model = GTMSM.load(shipped_for(learned.world) + "-paper" * paper)
-    with patch.object(train, "record_walks", partial(record_walks, chunk=count)):
-        walks = train.gather(replace(learned, walks=count), "procedural", seed).to(device)
+    walks = train.gather(replace(learned, walks=count, rows=count), "procedural", seed).to(device)
     for number, stage in enumerate(learned.stages):
         if stage not in learned.stages[:number]:
             trainer = learned.trainer(model.to(device), walks, learned.stages, seed, number, batches=parallel.count())

@@ -77,7 +77,8 @@ def test_the_model_takes_all_but_the_law(base: GTMSM) -> None:
     for name, x in one.state_dict().items():
         assert torch.equal(x, same.state_dict()[name])
         if "stereo" not in name:  # of which the stand-in has none
-            assert torch.equal(x, base.state_dict()[name]) != name.startswith("transition")
+            starts_alike = name == "transition.rho"
+            assert starts_alike or torch.equal(x, base.state_dict()[name]) != name.startswith("transition")
     assert not torch.equal(one.transition.W_a, other.transition.W_a)
     assert one.projected is not None
     assert one.projected.camera.height == VizDoomEnv.camera_height

@@ -384,7 +384,7 @@ def test_experiments_of_the_labyrinth(world: str) -> None:
         train.experiment(world, "default", "procedural", 0, displacements=True)
     with pytest.raises(ValueError, match="the labyrinth has none: leave out --images photos"):
         train.experiment(world, "default", "photos", 0, displacements=False)
-    with pytest.raises(ValueError, match="image-navigation, obstacle-grid, labyrinth and labyrinth-rotate; given 'maze'"):
+    with pytest.raises(ValueError, match="labyrinth, labyrinth-rotate and labyrinth-vizdoom; given 'maze'"):
         train.experiment("maze", "default", "procedural", 0, displacements=False)
 
 
@@ -393,8 +393,8 @@ def test_walks_of_the_labyrinth_are_gathered_as_its_policy_walks(world: str, mon
     """In the train split, of the colours that are seen there, with displacements where they are targets; by whims too."""
     pytest.importorskip("numba")
     monkeypatch.undo()
-    monkeypatch.setattr(train, "record_walks", lambda *args, **kwargs: record_walks(*args, chunk=4, **kwargs))
-    learned = replace(train.experiment(world, "default", "procedural", 0, displacements=False), walks=6, steps=40, rules={"frame_size": 8})
+    learned = train.experiment(world, "default", "procedural", 0, displacements=False)
+    learned = replace(learned, walks=6, steps=40, rules={"frame_size": 8}, rows=4)
     walks = train.gather(learned, "procedural", 0)
     assert walks.index.shape == (6, 40)
     kwargs = {"frame_size": 8, "split": "train", "task": None}

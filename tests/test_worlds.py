@@ -174,5 +174,5 @@ def test_spaces_and_starts_of_worlds() -> None:
 
 def test_padding_is_not_used() -> None:
     memory = MODEL.remember(walk_by_hand(Treasure(), np.array([3, 3]), seed=0)).memory
-    assert memory._copy(3).used.tolist() == [True] * 3 + [False] * 3
+    assert memory._copy(6).used.tolist() == [True] * 3 + [False] * 3
     assert isinstance(MODEL, GTMSM)
