@@ -18,7 +18,7 @@ import torch
 from gtmsm_env.evaluate import HEAVIEST, OURS, dream, imagined_frames
 from gtmsm_env.memory import POLICIES
 from gtmsm_env.model import GTMSM
-from gtmsm_env.report import check_writable, table, write_json
+from gtmsm_env.report import Cell, check_writable, table, write_json
 from gtmsm_env.trials import TAU, mean_square, psnr, record_trials
 
 SHARES = (1.0, 0.5, 0.25, 0.125, 0.0625)
@@ -74,7 +74,9 @@ def main() -> None:
     for file in (args.figure, args.json):
         check_writable(file)
     figures = measure(GTMSM.load(args.model), args.worlds, args.seed)
-    rows = [[f"{name}, {policy} forgotten", *values] for name, curves in figures.items() for policy, values in curves.items()]
+    rows: list[list[Cell]] = [
+        [f"{name}, {policy} forgotten", *values] for name, curves in figures.items() for policy, values in curves.items()
+    ]
     columns = ["PSNR in dB; entries kept", *(f"{100 * share:g} %" for share in SHARES)]
     print(table(columns, rows, f"{args.model}, {args.worlds} test worlds, {TAU} steps remembered and {TAU} imagined"))
     if args.figure:

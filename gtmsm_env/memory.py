@@ -116,8 +116,7 @@ class SpatialMemory:
             raise ValueError(f"Every entry holds the same kinds of values: this memory holds {held}, given {given}.")
         batch, axis = self.batch_shape, len(self.batch_shape)
         expected = {name: (*batch, *times, *x.shape[axis + 1 :]) for name, x in stored.items()} | {"where": tuple(batch)}
-        given = entries if where is None else {**entries, "where": where}
-        for name, value in given.items():
+        for name, value in (entries if where is None else {**entries, "where": where}).items():
             if value.shape != expected[name]:
                 raise ValueError(f"{rule}: {name} has shape {expected[name]}; given {tuple(value.shape)}.")
 
