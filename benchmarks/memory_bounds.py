@@ -59,7 +59,7 @@ def draw(file: Path, figures: dict[str, dict[str, list[float]]]) -> None:
     axes.invert_xaxis()
     axes.set(xlabel="entries kept, of 256", ylabel="PSNR of 256 imagined steps, dB")
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     figure.savefig(file, dpi=120)
 
 
