@@ -18,13 +18,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from gtmsm_env.evaluate_labyrinth import record_trials
 from gtmsm_env.model import GTMSM
 from gtmsm_env.recipe_labyrinth import ROTATING, WALKING, Agent, LabyrinthTrainer
 from gtmsm_env.report import Cell, check_writable, table, write_json
-from gtmsm_env.train import experiment, gather
+from gtmsm_env.train import experiment, gather, run_stages
 
 LAWS = ("law", "turns")  # the stages that learn one
 # Who moves; in which worlds; after how many imagined steps; and the bars there: units and degrees.
@@ -43,12 +42,7 @@ def learn(world: str, agent: Agent, seed: int) -> tuple[GTMSM, float]:
     stages = [stage for stage in learned.stages if stage.name in LAWS]
     model = learned.new_model()
     trainer = LabyrinthTrainer(model, gather(learned, "procedural", seed), stages, seed)
-    for number, stage in enumerate(stages):
-        trainer.stage, trainer.iteration = number, 0
-        trainer.begin()
-        optimizer = trainer.optimizer()
-        for _ in tqdm(range(stage.iterations), f"seed {seed}, stage {number + 1} of {len(stages)}", leave=False):
-            trainer.step(optimizer)
+    run_stages(trainer, f"seed {seed}")
     return model.requires_grad_(False), time.process_time() - cpu
 
 

@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from gtmsm_env.evaluate import dream, measure_positions, position_figures
 from gtmsm_env.model import GTMSM
 from gtmsm_env.recipe import Trainer
 from gtmsm_env.report import Cell, check_writable, table, write_json
-from gtmsm_env.train import experiment, gather
+from gtmsm_env.train import experiment, gather, run_stages
 from gtmsm_env.trials import SPANS, record_trials, span_name, together
 
 ENTRY, FIT = "exact entry on visited places, by true place, %", "R^2 of inferred to true position"
@@ -39,12 +38,7 @@ def learn(seed: int, images: str) -> tuple[GTMSM, float, float]:
     stages = list(takewhile(lambda stage: stage.name in ("moves", "walls"), learned.stages))
     model = learned.new_model()
     trainer = Trainer(model, gather(learned, images, seed), stages, seed)
-    for number, stage in enumerate(stages):
-        trainer.stage, trainer.iteration = number, 0
-        trainer.begin()
-        optimizer = trainer.optimizer()
-        for _ in tqdm(range(stage.iterations), f"seed {seed}, stage {number + 1} of {len(stages)}", leave=False):
-            trainer.step(optimizer)
+    run_stages(trainer, f"seed {seed}")
     return model.requires_grad_(False), time.process_time() - cpu, time.monotonic() - wall
 
 

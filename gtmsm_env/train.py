@@ -193,6 +193,18 @@ def gather(learned: Experiment, images: str, seed: int) -> Walks:
     return concatenate(parts)
 
 
+def run_stages(trainer: Trainer, title: str) -> None:
+    """Run all stages from the first, without checkpoints; `fit` keeps them. Shows a progress bar for each."""
+    from tqdm import tqdm
+
+    for number, stage in enumerate(trainer.stages):
+        trainer.stage, trainer.iteration = number, 0
+        trainer.begin()
+        optimizer = trainer.optimizer()
+        for _ in tqdm(range(stage.iterations), f"{title}, stage {number + 1} of {len(trainer.stages)}", leave=False):
+            trainer.step(optimizer)
+
+
 def fit(trainer: Trainer, path: Path, what: dict[str, Any], seconds: float, moments: Moments) -> float:
     """Run the stages to their end, from where the trainer stands: CPU seconds of this process, those of earlier runs, `seconds`, counted.
 
