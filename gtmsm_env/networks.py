@@ -55,71 +55,57 @@ class Decoder(nn.Module):
         return x.unflatten(-1, self.x_shape)
 
 
-class Residual(nn.Module):
-    """x + f(x), two convolutions; f starts at zero."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        first, last = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
-        nn.init.zeros_(last.weight)
-        assert last.bias is not None
-        nn.init.zeros_(last.bias)
-        self.f = nn.Sequential(nn.GroupNorm(math.gcd(8, channels), channels), nn.SiLU(), first, nn.SiLU(), last)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.f(x)
-
-
 class ConvEncoder(nn.Module):
-    """`Encoder` for larger frames: convolutions correct the linear path."""
+    """`Encoder` for larger frames, by convolutions alone."""
 
-    def __init__(self, x_shape: tuple[int, int, int], z_size: int, channels: int = 32, hidden: int = 256) -> None:
+    def __init__(self, x_shape: tuple[int, int, int], z_size: int, channels: int = 64, hidden: int = 1024) -> None:
         super().__init__()
-        self.linear = nn.Linear(math.prod(x_shape), z_size)
         c, size = channels, x_shape[1] // 8
-        layers: list[nn.Module] = []
-        for inputs, outputs in ((x_shape[0], c), (c, 2 * c), (2 * c, 4 * c)):
-            layers += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), Residual(outputs), nn.SiLU()]
-        self.convolutions = nn.Sequential(*layers)
-        self.mlp = mlp(4 * c * size**2, hidden, 2 * z_size)
-        self.log_variance = nn.Parameter(torch.zeros(z_size))
+        self.net = nn.Sequential(
+            nn.Conv2d(x_shape[0], c, 8, stride=4, padding=2),
+            nn.SiLU(),
+            nn.Conv2d(c, 2 * c, 4, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Flatten(),
+            nn.Linear(2 * c * size**2, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, 2 * z_size),
+        )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (*B, C, H, W) -> mean and variance of z, (*B, d) each."""
-        lead = x.shape[:-3]
-        x = x.reshape(-1, *x.shape[-3:])
-        mean, log_variance = self.mlp(self.convolutions(x - 0.5).flatten(1)).chunk(2, dim=-1)
-        mean, variance = self.linear(x.flatten(1)) + mean, (self.log_variance + log_variance).exp()
-        return mean.reshape(*lead, mean.shape[-1]), variance.reshape(*lead, mean.shape[-1])
+        found = self.net(x.reshape(-1, *x.shape[-3:]) - 0.5)
+        mean, log_variance = found.reshape(*x.shape[:-3], found.shape[-1]).chunk(2, dim=-1)
+        return mean, (log_variance - 4).exp()  # it starts as what it will nearly be: the frame tells z well
 
 
 class ConvDecoder(nn.Module):
-    """`Decoder` for larger frames."""
+    """`Decoder` for larger frames: most of it matrix products, which a CPU does faster than convolutions."""
 
-    def __init__(self, x_shape: tuple[int, int, int], z_size: int, channels: int = 32, hidden: int = 256) -> None:
+    def __init__(self, x_shape: tuple[int, int, int], z_size: int, channels: int = 64, hidden: int = 1024) -> None:
         super().__init__()
-        self.x_shape = x_shape
-        self.linear = nn.Linear(z_size, math.prod(x_shape))
-        c, self.size = channels, x_shape[1] // 8
-        self.mlp = nn.Sequential(nn.Linear(z_size, hidden), nn.SiLU(), nn.Linear(hidden, 4 * c * self.size**2))
-        last = nn.ConvTranspose2d(c, x_shape[0], 4, stride=2, padding=1)
-        nn.init.zeros_(last.weight)
-        assert last.bias is not None
-        nn.init.zeros_(last.bias)
-        layers: list[nn.Module] = [Residual(4 * c), nn.SiLU()]
-        for inputs, outputs in ((4 * c, 2 * c), (2 * c, c)):
-            layers += [nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1), Residual(outputs), nn.SiLU()]
-        self.convolutions = nn.Sequential(*layers, last)
+        c, size = channels, x_shape[1] // 8
+        self.net = nn.Sequential(
+            nn.Linear(z_size, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, 2 * c * size**2),
+            nn.SiLU(),
+            nn.Unflatten(-1, (2 * c, size, size)),
+            nn.ConvTranspose2d(2 * c, c, 4, stride=2, padding=1),
+            nn.SiLU(),
+            nn.ConvTranspose2d(c, x_shape[0], 8, stride=4, padding=2),
+        )
 
     def forward(self, z: Tensor) -> Tensor:
         """z (*B, d) -> (*B, C, H, W)"""
-        corrected = self.convolutions(self.mlp(z.reshape(-1, z.shape[-1])).unflatten(-1, (-1, self.size, self.size)))
-        x: Tensor = self.linear(z).unflatten(-1, self.x_shape) + corrected.reshape(*z.shape[:-1], *self.x_shape)
-        return x
+        x: Tensor = self.net(z.reshape(-1, z.shape[-1]))
+        return x.reshape(*z.shape[:-1], *x.shape[1:]) + 0.5
 
 
 @torch.no_grad()
-def set_principal_components(encoder: Encoder | ConvEncoder, decoder: Decoder | ConvDecoder, x: Tensor, sigma_x: float) -> None:
+def set_principal_components(encoder: Encoder, decoder: Decoder, x: Tensor, sigma_x: float) -> None:
     """Start the linear paths as the exact posterior of probabilistic PCA: x = U diag(sqrt lambda) z + mean + sigma_x noise.
 
     x: (N, C, H, W), N at least d. z starts white: N(0, I).

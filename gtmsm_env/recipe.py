@@ -24,7 +24,7 @@ from gtmsm_env import parallel
 from gtmsm_env.data import Walks
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
-from gtmsm_env.networks import frames_to_x, set_principal_components
+from gtmsm_env.networks import Decoder, Encoder, frames_to_x, set_principal_components
 from gtmsm_env.obstacles import Known, axes_of
 from gtmsm_env.priors import mixture_prior, with_views
 from gtmsm_env.transitions import LinearWithWalls
@@ -141,7 +141,10 @@ class Trainer:
         self._encodings = self._cells = None
         if self.stage == 0 and "moves" in self.stages[0].rates:  # a model that has learned nothing
             x = frames_to_x(self._crops(np.random.default_rng([self.seed, 0]), 50_000))
-            set_principal_components(self.model.encoder, self.model.decoder, x, self.model.sigma_x)
+            encoder, decoder = self.model.encoder, self.model.decoder
+            assert isinstance(encoder, Encoder)
+            assert isinstance(decoder, Decoder)
+            set_principal_components(encoder, decoder, x, self.model.sigma_x)
         elif self.stages[self.stage].walls and not self.stages[self.stage - 1].walls:
             self._scale_walls()
 

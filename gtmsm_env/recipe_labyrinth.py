@@ -7,6 +7,7 @@ the frame it imagines. No pose is read but those that the law makes of actions; 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from gtmsm_env import parallel
 from gtmsm_env.floorplan import along
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
-from gtmsm_env.networks import frames_to_x, set_principal_components
+from gtmsm_env.networks import frames_to_x
 from gtmsm_env.perspective import Camera, covering, relative, sample
 from gtmsm_env.projection import ProjectedViews
 from gtmsm_env.recipe import IMAGINED, Loss, Stage, Trainer
@@ -62,17 +63,17 @@ def stages(size: str, agent: Agent = WALKING) -> list[Stage]:
     if agent is ROTATING:
         turns = Stage("turns", 600, {"law": 3e-3}, 60, falling=True, tau=33)
         if size == "paper":
-            prior = Stage("prior", 4000, {"prior": 1e-3}, 50, falling=True, tau=33, ahead=45)
-            return [turns, prior, Stage("elbo", 800, {"heads": 3e-4, "prior": 5e-4}, 600, falling=True, tau=33)]
+            prior = Stage("prior", 4000, {"prior": 1e-3}, 100, falling=True, tau=33)
+            return [turns, prior, Stage("elbo", 2000, {"vae": 3e-4, "prior": 5e-4}, 250, falling=True, tau=33)]
         views = Stage("views", 4000, {"projection": 2e-3}, 200, falling=True, tau=33)
         return [turns, views, Stage("doubt", 400, {"doubt": 1e-3}, 100, falling=True, tau=33)]
     if size == "paper":
         return [
             Stage("law", 600, {"law": 1e-2, "friction": 0.1}, 12, falling=True, tau=32),
             *[Stage("law", 600, {"law": 3e-3, "friction": 0.2}, 16, falling=True, tau=48)] * 3,  # Adam forgets the large first gradients
-            Stage("vae", 12000, {"heads": 2e-3}, 250, falling=True),
-            Stage("prior", 6000, {"prior": 1e-3}, 100, falling=True, tau=150, ahead=32),
-            Stage("elbo", 1600, {"heads": 3e-4, "prior": 5e-4}, 600, falling=True, tau=150),
+            Stage("vae", 32000, {"vae": 2e-3}, 100, falling=True),
+            Stage("prior", 8000, {"prior": 1e-3}, 100, falling=True, tau=150),
+            Stage("elbo", 6000, {"vae": 3e-4, "prior": 5e-4}, 250, falling=True, tau=150),
         ]
     return [
         Stage("stereo", 1000, {"stereo": 2e-3}, 400, falling=True, tau=150),
@@ -126,7 +127,7 @@ class LabyrinthTrainer(Trainer):
         parts: dict[str, list[nn.Parameter]] = {
             "law": [parameter for name, parameter in transition.named_parameters() if name != "beta"],
             "friction": [parameter for name, parameter in transition.named_parameters() if name == "beta"],
-            "heads": self._heads(),
+            "vae": [*model.encoder.parameters(), *model.decoder.parameters()],
             "prior": [] if model.combined is None else list(model.combined.parameters()),
         }
         if projected is not None:
@@ -140,7 +141,7 @@ class LabyrinthTrainer(Trainer):
             "law": self.law_loss,
             "turns": self.turns_loss,
             "vae": self.vae_loss,
-            "prior": self.prior_loss,
+            "prior": self.elbo_loss,
             "elbo": self.elbo_loss,
             "stereo": self.stereo_loss,
             "again": self.stereo_loss,
@@ -150,12 +151,9 @@ class LabyrinthTrainer(Trainer):
         }
 
     def begin(self) -> None:
-        self._encodings = self._plans = self._states = None
+        self._plans = self._states = None
         if self.stages[self.stage].name == "turns":
             self._find_turns()
-        if self.stages[self.stage].name == "vae":
-            x = frames_to_x(super()._crops(np.random.default_rng([self.seed, 0]), 20_000))
-            set_principal_components(self.model.encoder, self.model.decoder, x, self.model.sigma_x)
 
     def end(self) -> None:
         self.model.requires_grad_(False)
@@ -188,17 +186,6 @@ class LabyrinthTrainer(Trainer):
         shown = seen[1] * known[..., None, None]
         return 1000 * (unlike * shown).sum() / shown.sum().clamp(min=1)
 
-    def prior_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
-        """The KL of the ELBO on encodings that rest, at steps drawn after those remembered."""
-        rows = self._encoded_rows(rng)
-        steps = stage.tau + stage.ahead
-        first = int(rng.integers(self.walks.index.shape[1] - steps + 1))
-        mean, variance = (
-            torch.take_along_dim(q[rows], self.walks.index[rows, first : first + steps, None], dim=1) for q in self._encoded()
-        )
-        kl, _ = self.model.divergence(mean, variance, self.walks.actions[rows, first : first + steps - 1], stage.tau, generator=generator)
-        return kl.mean()
-
     def elbo_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         """The negative ELBO of steps after those remembered, and how far the imagined frame is from the true one, in nats.
 
@@ -208,12 +195,13 @@ class LabyrinthTrainer(Trainer):
         assert combined is not None
         rows = self._here(rng.integers(len(self.walks), size=12))
         at = self._here(rng.integers(stage.tau, self.walks.index.shape[1], size=(12, 8)))
-        states = self._inferred()[rows]
+        turned, mirrored = self._another_room(rng)
+        states = self._inferred()[rows] * mirrored
         s, keys = states.take_along_dim(at[..., None], dim=1), states[:, : stage.tau]
         found = SpatialMemory(keys, keys, {}).read(s, combined.K, combined.metric)
         frame = self.walks.index[rows].gather(1, torch.cat([at, found.index.flatten(1)], dim=1))  # those seen, then those recalled
         distinct, which = (rows[:, None] * self.walks.frames.shape[1] + frame).unique(return_inverse=True)
-        x = frames_to_x(self.walks.frames.flatten(0, 1)[distinct])
+        x = frames_to_x(turned(self.walks.frames.flatten(0, 1)[distinct]))
         with self.halved():
             mean, variance = (q.float()[which] for q in model.encoder(x))
         recalled = replace(found, values={"z_mean": mean[:, 8:].unflatten(1, found.index.shape[1:])})
@@ -291,9 +279,16 @@ class LabyrinthTrainer(Trainer):
         return Camera(self.model.frame_shape[1], **CAMERA).to(self.walks.frames.device)
 
     def _crops(self, rng: np.random.Generator, count: int) -> Tensor:
-        """Frames that walks have seen, mirrored or not and with their channels in any order: of rooms that might be too."""
-        frames = super()._crops(rng, count)[..., rng.permutation(3)]
-        return frames.flip(-2) if rng.random() < 0.5 else frames
+        return self._another_room(rng)[0](super()._crops(rng, count))
+
+    def _another_room(self, rng: np.random.Generator) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+        """How frames (*B, H, W, C) and states become those of a room that might be too, mirrored or not, its channels in any order.
+
+        Returns what frames are given to, and what states are multiplied by.
+        """
+        channels, mirrored = self._here(rng.permutation(3)), rng.random() < 0.5
+        sides = torch.tensor([1.0, -1.0, -1.0] if mirrored else [1.0, 1.0, 1.0], device=channels.device)
+        return lambda frames: (frames.flip(-2) if mirrored else frames)[..., channels], sides
 
     @torch.no_grad()
     def _find_turns(self) -> None:

@@ -94,13 +94,11 @@ def test_principal_components_keep_the_most_that_a_line_can() -> None:
 LARGER = (3, 16, 16)
 
 
-def convolutional(alive: bool = True) -> tuple[ConvEncoder, ConvDecoder]:
-    """With weights drawn, or as training begins."""
+def convolutional() -> tuple[ConvEncoder, ConvDecoder]:
     networks = ConvEncoder(LARGER, 5, channels=4, hidden=8), ConvDecoder(LARGER, 5, channels=4, hidden=8)
-    if alive:
-        for part in networks:
-            for parameter in part.parameters():
-                torch.nn.init.normal_(parameter, std=0.3)
+    for part in networks:
+        for parameter in part.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
     return networks
 
 
@@ -118,44 +116,29 @@ def test_convolutions_take_any_batch_and_see_each_frame_alone(batch: tuple[int, 
         torch.testing.assert_close(decoded[at], decoder(alone[0]), atol=1e-3, rtol=1e-3)
 
 
-def test_convolutions_start_silent_beside_the_linear_path() -> None:
-    encoder, decoder = convolutional(alive=False)
+def test_every_weight_of_the_convolutions_learns() -> None:
     x = torch.rand(4, *LARGER, generator=draws())
+    encoder, decoder = convolutional()
     mean, variance = encoder(x)
-    assert torch.equal(mean, encoder.linear(x.flatten(1)))
-    assert torch.equal(variance, torch.ones(4, 5))
-    assert torch.equal(decoder(mean), decoder.linear(mean).unflatten(-1, LARGER))
+    ((decoder(mean) - x).square().sum() + variance.sum()).backward()
+    for part in (encoder, decoder):
+        for name, parameter in part.named_parameters():
+            assert parameter.grad is not None
+            assert parameter.grad.any(), name
 
 
-def test_every_weight_of_the_convolutions_learns_but_those_behind_a_silent_layer() -> None:
-    """What is silent learns first, and then what lies behind it."""
-    x = torch.rand(4, *LARGER, generator=draws())
-    for alive in (False, True):
-        encoder, decoder = convolutional(alive)
-        mean, variance = encoder(x)
-        ((decoder(mean) - x).square().sum() + variance.sum()).backward()
-        for part, silent in ((encoder, "mlp.4"), (decoder, "convolutions.4")):
-            for name, parameter in part.named_parameters():
-                if alive or name.startswith((silent, "linear", "log_variance")):
-                    assert parameter.grad is not None
-                    assert parameter.grad.any(), name
-
-
-def test_principal_components_start_the_convolutional_pair_too() -> None:
-    """As they do the other: with both set alike, the two pairs give the same."""
-    x = torch.rand(300, *LARGER, generator=draws()) + torch.rand(300, 1, 1, 1, generator=draws(1))
-    conv, plain = convolutional(alive=False), (Encoder(768, 5, 8), Decoder(LARGER, 5, 8))
-    for pair in (conv, plain):
-        set_principal_components(*pair, x, 0.1)
+def test_convolutions_start_from_grey_and_nearly_sure() -> None:
+    encoder, decoder = ConvEncoder((3, 32, 32), 64), ConvDecoder((3, 32, 32), 64)
     with torch.no_grad():
-        torch.testing.assert_close(conv[0](x), plain[0](x))
-        torch.testing.assert_close(conv[1](conv[0](x)[0]), plain[1](plain[0](x)[0]))
-        assert (conv[1](conv[0](x)[0]) - x).square().mean() < 0.6 * (x - x.mean(dim=0)).square().mean()
+        mean, variance = encoder(torch.rand(4, 3, 32, 32, generator=draws()))
+        assert (decoder(mean) - 0.5).abs().max() < 0.2
+    assert ((variance > 0.01) & (variance < 0.03)).all()
 
 
 def test_convolutions_see_grey_as_nothing() -> None:
-    """So that the zeros around a frame are no black rim."""
+    """So that the zeros around a frame are no black rim: of grey every place is told the biases alone."""
     encoder, _ = convolutional()
-    grey = torch.full((1, *LARGER), 0.5)
-    corrected = encoder(grey)[0] - encoder.linear(grey.flatten(1))
-    torch.testing.assert_close(corrected, encoder.mlp(encoder.convolutions(torch.zeros(1, *LARGER)).flatten(1))[:, :5])
+    told = encoder.net[0](torch.full((1, *LARGER), 0.5) - 0.5)
+    torch.testing.assert_close(told, encoder.net[0].bias[:, None, None].expand_as(told[0])[None])
+    alone = encoder.net[1:](told)[:, :5]
+    torch.testing.assert_close(encoder(torch.full((1, *LARGER), 0.5))[0], alone)
