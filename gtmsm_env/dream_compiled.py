@@ -30,14 +30,14 @@ def moves(law: nn.Module) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] |
         return None
     first, _, second, _, last = law.g
     before = arrays(law.W_a, law.wall_scale, first.weight.t().contiguous(), first.bias)
-    behind = arrays(law.W_a, last.weight[0], last.bias)
-    weight, bias = second.weight.detach().t(), second.bias.detach()
+    behind = arrays(law.W_a, second.bias, last.weight[0], last.bias)
+    weight = second.weight.detach().t()
 
     def moved(s: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         hidden, after, u = s.new_empty(len(s), len(weight)), torch.empty_like(s), torch.empty_like(s)
         there = arrays(s, a)
         _hidden(*before, *there, hidden.numpy())
-        _gated(*behind, *there, *arrays(torch.addmm(bias, hidden, weight), after, u))
+        _gated(*behind, *there, *arrays(hidden @ weight, after, u))
         return after, u
 
     return moved
@@ -58,12 +58,12 @@ def _hidden(W_a: Any, scale: Any, weight: Any, bias: Any, s: Any, a: Any, hidden
 
 
 @compiled
-def _gated(W_a: Any, last: Any, bias: Any, s: Any, a: Any, hidden: Any, after: Any, u: Any) -> None:
+def _gated(W_a: Any, bias: Any, weight: Any, last: Any, s: Any, a: Any, hidden: Any, after: Any, u: Any) -> None:
     """The last layer of g, and equation 4."""
     for i in range(len(s)):
-        x = bias[0]
-        for j in range(len(last)):
-            x += last[j] * silu(hidden[i, j])
+        x = last[0]
+        for j in range(len(bias)):
+            x += weight[j] * silu(hidden[i, j] + bias[j])
         g = f(1) / (f(1) + f(math.exp(-x)))
         for d in range(s.shape[1]):
             u[i, d] = g * W_a[d, a[i]]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from gtmsm_env.loops import loops_for
 from gtmsm_env.types import phi
 
 
@@ -65,6 +66,15 @@ class LinearWithWalls(nn.Module):
         if a.shape[-1] == 0:
             return s.new_empty(*a.shape, s.shape[-1]), s.new_empty(*a.shape, s.shape[-1])
         states, displacements = [], []
+        loops = loops_for("dream_compiled", s, *self.parameters()) if stops is None else None
+        if loops and (moved := loops.moves(self)):
+            after = s.reshape(-1, s.shape[-1])
+            for action in a.reshape(-1, a.shape[-1]).t().contiguous():
+                after, u = moved(after, action)
+                states.append(after)
+                displacements.append(u)
+            shape = (*a.shape, s.shape[-1])
+            return torch.stack(states, dim=-2).reshape(shape), torch.stack(displacements, dim=-2).reshape(shape)
         for move in self.W_a.t()[a.movedim(-1, 0)]:
             before = s
             s, u = self._moved(s, move)

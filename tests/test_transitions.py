@@ -43,7 +43,7 @@ def actions(*shape: int, seed: int = 2) -> torch.Tensor:
 def equation_4(transition: LinearWithWalls, s: NDArray[np.float32], action: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """s + g(s + W_a a) W_a a, and what was moved, for one state."""
     one_hot = np.eye(transition.W_a.shape[1], dtype=np.float32)[action]
-    move = transition.W_a.numpy() @ one_hot
+    move = (transition.W_a.numpy() * one_hot).sum(axis=1)
     x = (s + move) / transition.wall_scale.numpy()
     for layer in list(transition.g)[::2]:
         x = layer.get_parameter("weight").numpy() @ x + layer.get_parameter("bias").numpy()
