@@ -1,7 +1,7 @@
 """The loops of a dream's step, compiled for one core of a CPU where no gradient is wanted; torch elsewhere computes the same.
 
-`moved` stands in for `LinearWithWalls.forward`, `distance` for `Nearby.distance`, `arrived` for `Tolerance` of a row's goals, `begin` for
-`Episodes.begin`: what they compute is told there. Each is some ten operations of torch, of which most take longer to start than to do.
+`moves` stands in for `LinearWithWalls.forward`, `judged` for the end of `DreamVectorEnv._move`, `distance` for `Nearby.distance`, `begin`
+for `Episodes.begin`: what they compute is told there. Each is some ten operations of torch, of which most take longer to start than to do.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def moves(law: nn.Module) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] |
     """Of a law, which stays where it is, a function of s (N, n) and a (N,) int64 to s_t and u_t (N, n); None of laws it cannot compute."""
     if not isinstance(law, LinearWithWalls) or not law.walls or len(law.g) != 5:  # somebody's own walls
         return None
-    first, _, second, _, last = law.g
+    layers: list[Any] = [*law.g]
+    first, _, second, _, last = layers
     before = arrays(law.W_a, law.wall_scale, first.weight.t().contiguous(), first.bias)
     behind = arrays(law.W_a, second.bias, last.weight[0], last.bias)
     weight = second.weight.detach().t()
@@ -36,8 +37,8 @@ def moves(law: nn.Module) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] |
     def moved(s: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         hidden, after, u = s.new_empty(len(s), len(weight)), torch.empty_like(s), torch.empty_like(s)
         there = arrays(s, a)
-        _hidden(*before, *there, hidden.numpy())
-        _gated(*behind, *there, *arrays(hidden @ weight, after, u))
+        _hidden(*[*before, *there, hidden.numpy()])
+        _gated(*[*behind, *there, *arrays(hidden @ weight, after, u)])
         return after, u
 
     return moved

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gtmsm_env.memory import SpatialMemory
-from gtmsm_env.networks import ConvDecoder, Decoder, Encoder, mlp
+from gtmsm_env.networks import ConvDecoder, ConvEncoder, Decoder, Encoder, mlp
 from gtmsm_env.perspective import relative
 from gtmsm_env.types import GaussianMixture, Neighbours, phi
 
@@ -79,7 +79,7 @@ class ViewsPrior(nn.Module):
         canvas, cover = self.blend(views, offset)
         return self.fill(canvas, cover), cover
 
-    def seen(self, canvas: Tensor, encoder: Encoder) -> Tensor:
+    def seen(self, canvas: Tensor, encoder: Encoder | ConvEncoder) -> Tensor:
         """m: the encoding of what a canvas (*B, C, H', W') shows within the frame, (*B, d)."""
         m = self.margin
         return encoder(canvas[..., m:-m, m:-m] if m else canvas)[0]
