@@ -25,12 +25,15 @@ def arrays(*tensors: Tensor) -> list[Any]:
 
 
 def moves(law: nn.Module) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
-    """Of a law, which stays where it is, a function of s (N, n) and a (N,) int64 to s_t and u_t (N, n); None of laws it cannot compute."""
+    """Of a law, whose weights may change but stay where they are, a function of s (N, n) and a (N,) int64 to s_t and u_t (N, n).
+
+    None of a law that these loops cannot compute.
+    """
     if not isinstance(law, LinearWithWalls) or not law.walls or len(law.g) != 5:  # somebody's own walls
         return None
     layers: list[Any] = [*law.g]
     first, _, second, _, last = layers
-    before = arrays(law.W_a, law.wall_scale, first.weight.t().contiguous(), first.bias)
+    before = arrays(law.W_a, law.wall_scale, first.weight, first.bias)
     behind = arrays(law.W_a, second.bias, last.weight[0], last.bias)
     weight = second.weight.detach().t()
 
@@ -47,13 +50,14 @@ def moves(law: nn.Module) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] |
 @compiled
 def _hidden(W_a: Any, scale: Any, weight: Any, bias: Any, s: Any, a: Any, hidden: Any) -> None:
     """The first layer of g, at what the moves would lead to."""
+    rows = weight.T.copy()
     for i in range(len(s)):
         for j in range(len(bias)):
             hidden[i, j] = bias[j]
         for d in range(s.shape[1]):
             x = (s[i, d] + W_a[d, a[i]]) / scale[d]
             for j in range(len(bias)):
-                hidden[i, j] += weight[d, j] * x
+                hidden[i, j] += rows[d, j] * x
         for j in range(len(bias)):
             hidden[i, j] = silu(hidden[i, j])
 
