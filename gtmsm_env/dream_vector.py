@@ -20,6 +20,7 @@ from torch import Tensor
 from gtmsm_env import drawing
 from gtmsm_env.belief import Shown, shown_space, told
 from gtmsm_env.episodes import NOWHERE, Episodes, Looks, Nearby, Starts, choose_goals
+from gtmsm_env.loops import loops_for
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM, Stops
 from gtmsm_env.networks import x_to_frames
@@ -42,7 +43,7 @@ from gtmsm_env.worlds import (
 )
 
 Task = Literal["world", "goal", "reward"]
-AHEAD = 8  # episodes that are drawn for a row at once
+AHEAD, PICTURED = 64, 8  # episodes that are drawn for a row at once, at most; the same where each shows its goal
 BULK = 256  # worlds that are walked at once, at most: more take little less time each, and the batch waits for all
 
 
@@ -117,10 +118,12 @@ class DreamVectorEnv(BatchedRows):
         self._there = tolerance(self.model, self._walkers)
         self.action_space = batch_space(actions, num_envs)
         self.task = self._checked_task(task)
+        self._ahead = min(episodes_per_walk or AHEAD, AHEAD) if given is None else AHEAD
         self.show(observation)
 
         self._warned = False  # of a memory that knows of no obstacles
-        self._episodes = Episodes(num_envs, min(episodes_per_walk or AHEAD, AHEAD), self._device)
+        self._loops = loops_for("dream_compiled", self.model.transition.W_a.detach())
+        self._moves = self._loops.moves(self.model.transition) if self._loops else None
         self._left = np.zeros(num_envs, np.int64)  # episodes that are still to be drawn until another world is walked
         self._paid = np.zeros(num_envs, np.int64)
         self._places = torch.zeros(num_envs, dtype=torch.int64, device=self._device)  # the first of each memory, which are distinct
@@ -161,6 +164,7 @@ class DreamVectorEnv(BatchedRows):
         space = shown_space(self._world_space, self.model, observation)
         self.single_observation_space, self.observation_space = space, batch_space(space, self.num_envs)
         self._frames, self._entries = "frame" in space.spaces, "state" in space.spaces
+        self._episodes = Episodes(self.num_envs, min(self._ahead, PICTURED if self._frames else AHEAD), self._device)
 
     def _rows_of(self, belief: Belief) -> Belief:
         """A belief the caller gave, as one a row."""
@@ -355,7 +359,7 @@ class DreamVectorEnv(BatchedRows):
 
         Nothing is copied to NumPy and nothing waits for the device, so that actions are not checked for their range, and rows begin again
         by mask: in `autoreset_mode` "NextStep" in the step after their last, whose action leads nowhere; in "SameStep" at once, and the
-        last observation of an episode is not shown. What is drawn ahead for a row are the episodes of its world, at most 8; a row that
+        last observation of an episode is not shown. What is drawn ahead for a row are episodes of its world; a row that
         has begun them all (`spent`) begins the same again until `renew` draws it others. ValueError in mode "Disabled", or for other
         actions than (N,) int64 on the device; ResetNeeded before `reset`.
         """
@@ -368,16 +372,12 @@ class DreamVectorEnv(BatchedRows):
             )
         if not self._ready.all():
             raise ResetNeeded("step_tensors needs an episode: call reset first")
-        reward, terminated = self._move(actions)
-        over = terminated | (self._episodes.steps >= self.horizon)
+        ended = self._over
+        reward, terminated, truncated = self._move(actions, ended)
+        over = terminated | truncated
         if self.autoreset_mode == AutoresetMode.SAME_STEP:
-            truncated = over ^ terminated
             self._restart(over)
         else:  # the actions of rows that had ended led nowhere
-            ended = self._over
-            going = ~ended
-            reward, terminated, over = reward * going, terminated & going, over & going
-            truncated = over ^ terminated
             self._restart(ended)
             self._over = over
         return self._shown(), reward, terminated, truncated
@@ -403,28 +403,35 @@ class DreamVectorEnv(BatchedRows):
 
     @torch.no_grad()
     def _advance(self, actions: Rows) -> tuple[NDArray[np.float64], Flags, Flags]:
-        reward, terminated = self._move(self._index(actions))
-        truncated = self._episodes.steps >= self.horizon
+        reward, terminated, truncated = self._move(self._index(actions), self._over)
         return reward.double().cpu().numpy(), terminated.cpu().numpy(), truncated.cpu().numpy()
 
-    def _move(self, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """All rows by their actions (N,): the reward (N,) float32 for being where they are, and whether it ends their episodes (N,)."""
+    def _move(self, actions: Tensor, ended: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """All rows by their actions (N,): reward float32, terminated and truncated, (N,) each, all zero of rows that had `ended` (N,)."""
         now = self._episodes
-        now.mean, now.displacement = self.model.advance(now.mean, now.displacement, actions, self._stops)
-        now.steps = now.steps + 1
+        if self._moves is not None and self._stops is None:
+            now.mean, now.displacement = self._moves(now.mean, actions)
+        else:
+            now.mean, now.displacement = self.model.advance(now.mean, now.displacement, actions, self._stops)
         self._found = None
         if self._drawing:
             for row, path in enumerate(self._paths):
                 path.append(now.mean[row])
-        if self.task == "goal":
-            arrived = self._there(now.goals, now.mean[:, None]).any(dim=1)
-            return arrived.float(), arrived
+        if self._loops and self.task != "reward":
+            told: tuple[Tensor, Tensor, Tensor] = self._loops.judged(self._there, self.horizon, now.goals, now.mean, now.steps, ended)
+            return told
+        now.steps = now.steps + 1
         if self.task == "reward":
             nearest = self._nearby.index(now.mean)
             each = torch.arange(self.num_envs, device=self._device)
             values = self._home.memory.values
-            return values["reward"][each, nearest], values["termination"][each, nearest]
-        return torch.zeros(self.num_envs, device=self._device), torch.zeros_like(self._over)
+            reward, terminated = values["reward"][each, nearest], values["termination"][each, nearest]
+        else:
+            terminated = self._there(now.goals, now.mean[:, None]).any(dim=1)
+            reward = terminated.float()
+        going = ~ended
+        terminated = terminated & going
+        return reward * going, terminated, (now.steps >= self.horizon) & ~terminated & going
 
     @property
     def belief(self) -> Belief:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gtmsm_env.loops import loops_for
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.neighbours import LARGE
 from gtmsm_env.types import Tolerance, phi
@@ -29,36 +30,34 @@ class Nearby:
         one = len(memory.s_mean) > 1 and memory.s_mean.stride(0) == 0
         self._tree = memory[torch.tensor(0)] if one and memory.s_mean.shape[1] >= LARGE else None
         if self._tree is None:
-            self._axes = _columns(memory[:1] if one else memory)  # a row of each is a place, so that the search runs along the batch
+            self._places = _placed(memory[:1] if one else memory)  # (N or 1, m, P), as phi measures them
 
     def put(self, rows: Tensor, memory: SpatialMemory) -> None:
         """Some rows (R,) remember other places, at most as many as there is room for."""
-        for mine, theirs in zip(self._axes, _columns(memory), strict=True):
-            mine[: len(theirs), rows], mine[len(theirs) :, rows] = theirs, NOWHERE
+        places = _placed(memory)
+        self._places[rows] = F.pad(places, (0, self._places.shape[-1] - places.shape[-1]), value=NOWHERE)
 
     def square(self, s: Tensor) -> Tensor:
-        """Squared distances of states (N, n) to all places, as `phi` measures them: (P, N)."""
-        x = phi(s).t().contiguous()
-        first, *others = (key - q for key, q in zip(self._axes, x, strict=True))
-        square = first.mul_(first)
-        for difference in others:
-            square += difference.mul_(difference)
-        return square
+        """Squared distances of states (N, n) to all places, as `phi` measures them: (N, P)."""
+        return (self._places - phi(s)[..., None]).square().sum(dim=1)
 
     def distance(self, s: Tensor) -> Tensor:
         """To the nearest place (N,), in the model's unit."""
         if self._tree is not None:
             return self._tree.nearest(s, 1)[0].squeeze(-1)
-        return self.square(s).amin(dim=0).clamp(min=1e-20).sqrt()
+        if loops := loops_for("dream_compiled", s, self._places):
+            found: Tensor = loops.distance(self._places, phi(s))
+            return found
+        return self.square(s).amin(dim=1).clamp(min=1e-20).sqrt()
 
     def index(self, s: Tensor) -> Tensor:
         """Which place is nearest, (N,) int64."""
-        return self.square(s).argmin(dim=0) if self._tree is None else self._tree.nearest(s, 1)[1].squeeze(-1)
+        return self.square(s).argmin(dim=1) if self._tree is None else self._tree.nearest(s, 1)[1].squeeze(-1)
 
 
-def _columns(memory: SpatialMemory) -> list[Tensor]:
-    keys = phi(memory.s_mean).masked_fill(~memory.used[..., None], NOWHERE)
-    return [key.t().contiguous() for key in keys.unbind(dim=-1)]
+def _placed(memory: SpatialMemory) -> Tensor:
+    """phi of the places of each row, (N, m, P), of those not used nowhere."""
+    return phi(memory.s_mean).masked_fill(~memory.used[..., None], NOWHERE).transpose(1, 2).contiguous()
 
 
 @dataclass
@@ -160,8 +159,9 @@ class Episodes:
         """What rows (R,) begin next, all rows the first time: `count` (R,) of E episodes, made of `numbers` (R, E, 2)."""
         if not hasattr(self, "_table"):
             self._table, self._frames = starts.side_by_side(), starts.frames
-            self.mean, self.displacement, self.goals = starts.mean[:, 0], starts.displacement[:, 0], starts.goals[:, 0]
-            self.frames = None if starts.frames is None else starts.frames[:, 0]
+            first = starts.mean[:, 0], starts.displacement[:, 0], starts.goals[:, 0]
+            self.mean, self.displacement, self.goals = (x.clone(memory_format=torch.contiguous_format) for x in first)
+            self.frames = None if starts.frames is None else starts.frames[:, 0].clone()
             self.steps = torch.zeros_like(self.begun)
         else:
             self._put(rows, slice(None), starts)
@@ -201,6 +201,13 @@ class Episodes:
 
     def begin(self, over: Tensor) -> None:
         """The rows `over` (N,) bool begin their next episode."""
+        if loops := loops_for("dream_compiled", self.mean):
+            if self.frames is not None and self._frames is not None:
+                which = over.nonzero().squeeze(1)
+                self.frames[which] = self._frames[self._next(which)]
+            self.mean, self.displacement = self.mean.clone(), self.displacement.clone()  # others may hold them, in a belief
+            loops.begin(over, self.begun, self.drawn, self._table, self.mean, self.displacement, self.goals, self.steps)
+            return
         at, which = self._base + self.begun % self.drawn, over[:, None]
         mean, displacement, goals = self._apart(self._table.flatten(0, 1).index_select(0, at))
         self.mean, self.displacement = torch.where(which, mean, self.mean), torch.where(which, displacement, self.displacement)

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gtmsm_env.perspective import FARTHEST, NEAREST, Camera, in_parts, loops_for, overwriting, relative, sample
+from gtmsm_env.loops import loops_for
+from gtmsm_env.perspective import FARTHEST, NEAREST, Camera, in_parts, overwriting, relative, sample
 
 CELL, REACH = 0.08, 12.8  # units: of the lattice, and how far it extends from the start
 CELLS = round(2 * REACH / CELL)
@@ -243,7 +244,7 @@ class Sight(nn.Module):
 
     def depth(self, plan: Tensor, s: Tensor) -> Tensor:
         """The depth of each column, (M, Q, W): the mean of its inverse around the most probable."""
-        if loops := loops_for(plan, s, *self.parameters()):
+        if loops := loops_for("projection_compiled", plan, s, *self.parameters()):
 
             def columns(told: Tensor) -> tuple[Tensor]:
                 features = overwriting([*self.net][:-1], told.contiguous(memory_format=torch.channels_last))

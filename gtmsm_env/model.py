@@ -473,10 +473,9 @@ class GTMSM(nn.Module):
             for part in others.split(PART) if len(others) else ():
                 few = F.pad(part, (0, PART - len(part)), value=int(part[0]))
                 at, who = index[few], row[few]
-                values = {name: held(memory.values[name], at, who) for name in ("view", "z_mean", "z_variance")}
-                found = Neighbours(distance[few], at, held(memory.s_mean, at, who), held(memory.s_variance, at, who), values)
-                seen = x_to_frames(self.decoder(self.views(found, flat_s[few], self.encoder, self.delta).heaviest()))
-                frames[part] = seen[: len(part)]
+                offset = (held(memory.s_mean, at, who) - flat_s[few, None]) @ self.views.A
+                canvas = self.views.canvas(held(memory.values["view"], at, who), offset)[0]
+                frames[part] = x_to_frames(self.decoder(self.views.seen(canvas, self.encoder)))[: len(part)]
         return frames.reshape(*s.shape[:-1], *frames.shape[1:])
 
     @torch.no_grad()

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from functools import cache
-from importlib import import_module
-from importlib.util import find_spec
-from types import ModuleType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from gtmsm_env.loops import loops_for
 
 NEAREST, FARTHEST = 0.2, 8.0  # depths that are told apart
 AT_ONCE = 8  # poses or views that a core works on: what they take in between is a few megabytes
@@ -96,19 +94,6 @@ def overwriting(net: Iterable[nn.Module], x: Tensor) -> Tensor:
     return x
 
 
-@cache
-def compiled_loops() -> ModuleType | None:
-    """`projection_compiled`, which the extra "labyrinth" brings Numba for; None without it."""
-    return import_module("gtmsm_env.projection_compiled") if find_spec("numba") else None
-
-
-def loops_for(*inputs: Tensor) -> ModuleType | None:
-    """The compiled loops where they stand in for torch: on the CPU, in single precision, and where no gradient is wanted."""
-    if any(x.device.type != "cpu" or x.dtype != torch.float32 or (x.requires_grad and torch.is_grad_enabled()) for x in inputs):
-        return None
-    return compiled_loops()
-
-
 def covering(camera: Camera, poses: Tensor, usable: Tensor, s: Tensor, K: int) -> Tensor:
     """Which K of N views together show most of what would be seen at s, from as near as can be: one after another, the most added first.
 
@@ -117,7 +102,7 @@ def covering(camera: Camera, poses: Tensor, usable: Tensor, s: Tensor, K: int) -
     with torch.no_grad():
         depth = torch.tensor([0.6, 1.2, 2.4, 4.0], device=s.device)[:, None]
         aside = camera.aside[camera.size // 16 :: camera.size // 8]
-        if loops := loops_for(poses, s):
+        if loops := loops_for("projection_compiled", poses, s):
             return loops.cover(poses, usable, s, aside, camera.aside[-1], depth[:, 0], K)
         ahead, left = camera.seen_from(relative(s[:, :, None], poses[:, None])[..., None, None, :], aside, depth)  # (M, Q, N, 4, 8)
         shown = (ahead > 0.15) & (left.abs() < camera.aside[-1] * ahead)

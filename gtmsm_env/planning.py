@@ -189,7 +189,10 @@ def draw(probability: Tensor, count: int, generator: torch.Generator) -> Tensor:
     step = torch.arange(shape[2], device=probability.device)
     since = torch.where(new >= hold, step, 0).cummax(dim=-1).values  # when the number in use was drawn
     number = number.gather(-1, since)
-    return (number[..., None] >= probability.cumsum(dim=-1)[:, None, :, :-1]).sum(dim=-1)
+    action = torch.zeros_like(since)
+    for edge in probability.cumsum(dim=-1)[..., :-1].unbind(dim=-1):  # few, and a sum over them would be slow
+        action += number >= edge[:, None]
+    return action
 
 
 def _shift(x: Tensor) -> Tensor:

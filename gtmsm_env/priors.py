@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gtmsm_env.memory import SpatialMemory
-from gtmsm_env.networks import ConvDecoder, Decoder, Encoder, mlp
+from gtmsm_env.networks import ConvDecoder, ConvEncoder, Decoder, Encoder, mlp
 from gtmsm_env.perspective import relative
 from gtmsm_env.types import GaussianMixture, Neighbours, phi
 
@@ -60,12 +60,10 @@ class ViewsPrior(nn.Module):
     def forward(self, neighbours: Neighbours, s: Tensor, encoder: Encoder, delta: float) -> GaussianMixture:
         """neighbours: K places with their `view` (*B, K, C, H, W); s (*B, n) -> mixture of K + 1 components."""
         offset = (neighbours.s_mean - s[..., None, :]) @ self.A  # (*B, K, 2) pixels
-        canvas, cover = self.blend(neighbours.values["view"], offset)  # (*B, C, H', W'), (*B, 1, H', W')
-        canvas = self.fill(canvas, cover)
-        (height, width), m = neighbours.values["view"].shape[-2:], self.margin
+        canvas, cover = self.canvas(neighbours.values["view"], offset)
         laid = torch.cat([canvas, cover], dim=-3)
         coarse = F.avg_pool2d(laid.reshape(-1, *laid.shape[-3:]), 2, ceil_mode=True)
-        mean = encoder(canvas[..., m : m + height, m : m + width])[0]
+        mean = self.seen(canvas, encoder)
         variance = (self.log_variance + self.mlp(coarse.flatten(1)).reshape(mean.shape)).exp()
         memory = mixture_prior(neighbours, delta)
         logit = self.logit(offset[..., 0, :])
@@ -75,6 +73,16 @@ class ViewsPrior(nn.Module):
             torch.cat([mean[..., None, :], memory.mean], dim=-2),
             torch.cat([variance[..., None, :], memory.variance], dim=-2),
         )
+
+    def canvas(self, views: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+        """Views (*B, K, C, H, W) at their offsets (*B, K, 2), filled: (*B, C, H', W'), and how much is covered, (*B, 1, H', W')."""
+        canvas, cover = self.blend(views, offset)
+        return self.fill(canvas, cover), cover
+
+    def seen(self, canvas: Tensor, encoder: Encoder | ConvEncoder) -> Tensor:
+        """m: the encoding of what a canvas (*B, C, H', W') shows within the frame, (*B, d)."""
+        m = self.margin
+        return encoder(canvas[..., m:-m, m:-m] if m else canvas)[0]
 
     def logit(self, offset: Tensor) -> Tensor:
         """Of gamma, by the offset of the nearest place (*B, 2) in pixels: (*B,)."""

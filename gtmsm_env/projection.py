@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gtmsm_env.floorplan import CELLS, Sight, Stereo, along, blocked, cell_of, floor_plan
+from gtmsm_env.loops import loops_for
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.networks import frames_to_x, mlp
-from gtmsm_env.perspective import Camera, covering, in_parts, loops_for, overwriting, relative, sample
+from gtmsm_env.perspective import Camera, covering, in_parts, overwriting, relative, sample
 from gtmsm_env.types import GaussianMixture
 
 EVERY = 2  # of a memory's entries, those whose depth is found: neighbours in time say much the same
@@ -125,7 +126,7 @@ class ProjectedViews(nn.Module):
 
         Returns the canvas (B, C, H, W), and (B, C + 5, H, W) what was blended and how sure that is.
         """
-        loops = loops_for(views, seen_from, view_depth, depth, *self.weigh.parameters(), *self.mend.parameters())
+        loops = loops_for("projection_compiled", views, seen_from, view_depth, depth, *self.weigh.parameters(), *self.mend.parameters())
         if loops and self.hidden <= loops.HIDDEN:
             laid = loops.lay(self.weigh, self.camera, views, seen_from, view_depth, depth)
             mended = overwriting(self.mend, laid)

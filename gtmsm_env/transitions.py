@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from gtmsm_env.loops import loops_for
 from gtmsm_env.types import phi
 
 
@@ -65,6 +66,15 @@ class LinearWithWalls(nn.Module):
         if a.shape[-1] == 0:
             return s.new_empty(*a.shape, s.shape[-1]), s.new_empty(*a.shape, s.shape[-1])
         states, displacements = [], []
+        loops = loops_for("dream_compiled", s, *self.parameters()) if stops is None else None
+        if loops and (moved := loops.moves(self)):
+            after = s.reshape(-1, s.shape[-1]).contiguous()
+            for action in a.reshape(-1, a.shape[-1]).t().contiguous():
+                after, u = moved(after, action)
+                states.append(after)
+                displacements.append(u)
+            shape = (*a.shape, s.shape[-1])
+            return torch.stack(states, dim=-2).reshape(shape), torch.stack(displacements, dim=-2).reshape(shape)
         for move in self.W_a.t()[a.movedim(-1, 0)]:
             before = s
             s, u = self._moved(s, move)
@@ -199,12 +209,14 @@ def turned(u: Tensor, heading: Tensor) -> Tensor:
 def slide(s: Tensor, moved: Tensor, u: Tensor, stops: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """A step from s to `moved` (*B, 3) of an agent that slides along what stops it: s_t and u_t (*B, 3), momentum into it being lost.
 
-    Of a mere turn, the parts of the move along the axes of the ground, and the whole move, the last that nothing stops.
+    Of a mere turn, the parts of the move along the axes of the ground, and the whole move, the last that nothing stops. Nothing stops an
+    agent that stands where it could not: it, or what stands there, is mistaken, and it must get out.
     """
+    inside = stops(s)
     after = torch.cat([s[..., :2], moved[..., 2:]], dim=-1)
     for axes in ([False, True], [True, False], [True, True]):
         place = torch.where(torch.tensor(axes, device=s.device), moved[..., :2], s[..., :2])
         tried = torch.cat([place, moved[..., 2:]], dim=-1)
-        after = torch.where(stops(tried)[..., None], after, tried)
+        after = torch.where((stops(tried) & ~inside)[..., None], after, tried)
     back = turned(after - s, -s[..., 2])
     return after, torch.where((after == moved).all(dim=-1, keepdim=True), u, back)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gtmsm_env import perspective
+from gtmsm_env import loops
 from gtmsm_env.floorplan import Sight
 from gtmsm_env.perspective import Camera, covering
 from gtmsm_env.projection import ProjectedViews
@@ -44,7 +44,7 @@ def asked(size: int, B: int, K: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def by_torch(monkeypatch: pytest.MonkeyPatch, function: Any, *inputs: Any) -> Any:
     with monkeypatch.context() as patch:
-        patch.setattr(perspective, "compiled_loops", lambda: None)
+        patch.setattr(loops, "compiled_loops", lambda name: None)
         return function(*inputs)
 
 
@@ -99,22 +99,22 @@ def test_gradients_go_through_torch(learns: str) -> None:
 
 def test_other_precisions_and_devices_are_left_to_torch() -> None:
     x = torch.zeros(2, requires_grad=True)
-    assert perspective.loops_for(x.detach())
-    assert perspective.loops_for(x.double()) is None
-    assert perspective.loops_for(x.detach(), x.detach().to("meta")) is None
-    assert perspective.loops_for(x.detach(), x) is None
+    assert loops.loops_for("projection_compiled", x.detach())
+    assert loops.loops_for("projection_compiled", x.double()) is None
+    assert loops.loops_for("projection_compiled", x.detach(), x.detach().to("meta")) is None
+    assert loops.loops_for("projection_compiled", x.detach(), x) is None
     with torch.no_grad():
-        assert perspective.loops_for(x)
+        assert loops.loops_for("projection_compiled", x)
 
 
 def test_numba_is_imported_when_a_frame_is_imagined_and_not_missed_where_it_is_absent(tmp_path: Path) -> None:
     code = """
 import sys
-from gtmsm_env import perspective
+from gtmsm_env import loops
 from gtmsm_env.projection import ProjectedViews
 print("numba" in sys.modules)
 sys.modules["numba"] = None
-print(perspective.compiled_loops())
+print(loops.compiled_loops("projection_compiled"))
 """
     run = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["False", "None"]

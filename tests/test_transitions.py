@@ -43,7 +43,7 @@ def actions(*shape: int, seed: int = 2) -> torch.Tensor:
 def equation_4(transition: LinearWithWalls, s: NDArray[np.float32], action: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """s + g(s + W_a a) W_a a, and what was moved, for one state."""
     one_hot = np.eye(transition.W_a.shape[1], dtype=np.float32)[action]
-    move = transition.W_a.numpy() @ one_hot
+    move = (transition.W_a.numpy() * one_hot).sum(axis=1)
     x = (s + move) / transition.wall_scale.numpy()
     for layer in list(transition.g)[::2]:
         x = layer.get_parameter("weight").numpy() @ x + layer.get_parameter("bias").numpy()
@@ -303,7 +303,8 @@ def test_an_agent_slides_along_what_stops_it() -> None:
         (lambda s: s[..., 1] > 1, (1.0, 0.0)),  # a wall across y
         (lambda s: (s[..., 0] > 0.5) | (s[..., 1] > 1), (0.0, 0.0)),  # a corner seen from inside
         (lambda s: (s[..., 0] > 0.5) & (s[..., 1] > 1), (1.0, 0.0)),  # and from outside
-        (lambda s: s[..., 0] > -99, (0.0, 0.0)),  # stuck
+        (lambda s: s[..., 0] > -99, (1.0, 2.0)),  # where it stands already nobody can
+        (lambda s: s[..., :2].abs().amax(dim=-1) > 0.1, (0.0, 0.0)),  # stuck
     ]
     heading = 0.7
     s = torch.tensor([0.0, 0.0, heading])

@@ -1,0 +1,144 @@
+"""The loops of a dream's step, compiled for one core of a CPU where no gradient is wanted; torch elsewhere computes the same.
+
+`moves` stands in for `LinearWithWalls.forward`, `judged` for the end of `DreamVectorEnv._move`, `distance` for `Nearby.distance`, `begin`
+for `Episodes.begin`: what they compute is told there. Each is some ten operations of torch, of which most take longer to start than to do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gtmsm_env.projection_compiled import compiled, f, silu
+from gtmsm_env.transitions import LinearWithWalls
+from gtmsm_env.types import Tolerance
+
+
+def arrays(*tensors: Tensor) -> list[Any]:
+    """The same memory, as loops take it."""
+    return [x.detach().numpy() for x in tensors]
+
+
+def moves(law: nn.Module) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
+    """Of a law, whose weights may change but stay where they are, a function of s (N, n) and a (N,) int64 to s_t and u_t (N, n).
+
+    None of a law that these loops cannot compute.
+    """
+    if not isinstance(law, LinearWithWalls) or not law.walls or len(law.g) != 5:  # somebody's own walls
+        return None
+    layers: list[Any] = [*law.g]
+    first, _, second, _, last = layers
+    before = arrays(law.W_a, law.wall_scale, first.weight, first.bias)
+    behind = arrays(law.W_a, second.bias, last.weight[0], last.bias)
+    weight = second.weight.detach().t()
+
+    def moved(s: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+        hidden, after, u = s.new_empty(len(s), len(weight)), torch.empty_like(s), torch.empty_like(s)
+        there = arrays(s, a)
+        _hidden(*[*before, *there, hidden.numpy()])
+        _gated(*[*behind, *there, *arrays(hidden @ weight, after, u)])
+        return after, u
+
+    return moved
+
+
+@compiled
+def _hidden(W_a: Any, scale: Any, weight: Any, bias: Any, s: Any, a: Any, hidden: Any) -> None:
+    """The first layer of g, at what the moves would lead to."""
+    rows = weight.T.copy()
+    for i in range(len(s)):
+        for j in range(len(bias)):
+            hidden[i, j] = bias[j]
+        for d in range(s.shape[1]):
+            x = (s[i, d] + W_a[d, a[i]]) / scale[d]
+            for j in range(len(bias)):
+                hidden[i, j] += rows[d, j] * x
+        for j in range(len(bias)):
+            hidden[i, j] = silu(hidden[i, j])
+
+
+@compiled
+def _gated(W_a: Any, bias: Any, weight: Any, last: Any, s: Any, a: Any, hidden: Any, after: Any, u: Any) -> None:
+    """The last layer of g, and equation 4."""
+    for i in range(len(s)):
+        x = last[0]
+        for j in range(len(bias)):
+            x += weight[j] * silu(hidden[i, j] + bias[j])
+        g = f(1) / (f(1) + f(math.exp(-x)))
+        for d in range(s.shape[1]):
+            u[i, d] = g * W_a[d, a[i]]
+            after[i, d] = s[i, d] + u[i, d]
+
+
+def judged(there: Tolerance, horizon: int, goals: Tensor, s: Tensor, steps: Tensor, ended: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Reward, terminated and truncated of rows that have come to s (N, n); steps (N,) are counted in place. `ended` ones stay silent."""
+    reward, (terminated, truncated) = torch.empty(len(s)), torch.empty(2, len(s), dtype=torch.bool)
+    near = f(there.radius**2), f(math.cos(there.angle) - 1e-6)
+    _judged(*near, horizon, *arrays(goals, s, steps, ended, reward, terminated, truncated))
+    return reward, terminated, truncated
+
+
+@compiled
+def _judged(
+    square: Any, cos: Any, horizon: Any, goals: Any, s: Any, steps: Any, ended: Any, reward: Any, terminated: Any, truncated: Any
+) -> None:
+    for i in range(len(s)):
+        steps[i] += 1
+        arrived = False
+        for goal in goals[i]:
+            x, y = goal[0] - s[i, 0], goal[1] - s[i, 1]
+            if x * x + y * y <= square and (len(goal) == 2 or math.cos(goal[2] - s[i, 2]) >= cos):
+                arrived = True
+        terminated[i] = arrived and not ended[i]
+        truncated[i] = steps[i] >= horizon and not arrived and not ended[i]
+        reward[i] = terminated[i]
+
+
+def distance(places: Tensor, x: Tensor) -> Tensor:
+    """places (N or 1, m, P), x (N, m) -> (N,)."""
+    found = x.new_empty(len(x))
+    _distance(*arrays(places, x, found))
+    return found
+
+
+@compiled
+def _distance(places: Any, x: Any, found: Any) -> None:
+    square = np.empty(places.shape[2], f)
+    bits = square.view(np.int32)  # which order numbers as they do that are not negative, and of which vectors find the least
+    for i in range(len(x)):
+        own = places[min(i, len(places) - 1)]
+        for p in range(len(square)):
+            apart = own[0, p] - x[i, 0]
+            square[p] = apart * apart
+        for d in range(1, len(own)):
+            for p in range(len(square)):
+                apart = own[d, p] - x[i, d]
+                square[p] += apart * apart
+        least = bits[0]
+        for p in range(len(square)):
+            least = min(least, bits[p])
+        bits[0] = least
+        found[i] = math.sqrt(max(square[0], f(1e-20)))
+
+
+def begin(
+    over: Tensor, begun: Tensor, drawn: Tensor, table: Tensor, mean: Tensor, displacement: Tensor, goals: Tensor, steps: Tensor
+) -> None:
+    """Rows `over` (N,) of all that follows, in place, by their table (N, E, 2 n + G n)."""
+    _begin(*arrays(over, begun, drawn, table, mean, displacement, goals.flatten(1), steps))
+
+
+@compiled
+def _begin(over: Any, begun: Any, drawn: Any, table: Any, mean: Any, displacement: Any, goals: Any, steps: Any) -> None:
+    n = mean.shape[1]
+    for i in range(len(over)):
+        if over[i]:
+            own = table[i, begun[i] % drawn[i]]
+            mean[i], displacement[i], goals[i] = own[:n], own[n : 2 * n], own[2 * n :]
+            begun[i] += 1
+            steps[i] = 0

@@ -1,0 +1,24 @@
+"""When compiled loops stand in for torch: on the CPU, where many small operations cost more than what they compute."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+
+@cache
+def compiled_loops(name: str) -> ModuleType | None:
+    """`projection_compiled` or `dream_compiled`, which the extra "labyrinth" brings Numba for; None without it."""
+    return import_module(f"gtmsm_env.{name}") if find_spec("numba") else None
+
+
+def loops_for(name: str, *inputs: Tensor) -> ModuleType | None:
+    """These loops where they stand in for torch: on the CPU, in single precision, and where no gradient is wanted."""
+    if any(x.device.type != "cpu" or x.dtype != torch.float32 or (x.requires_grad and torch.is_grad_enabled()) for x in inputs):
+        return None
+    return compiled_loops(name)

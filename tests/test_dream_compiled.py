@@ -1,0 +1,126 @@
+"""The compiled loops of a dream's step against torch, which computes the same where they cannot."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from gtmsm_env import loops
+from gtmsm_env.data import walk
+from gtmsm_env.dream import DreamVectorEnv
+from gtmsm_env.episodes import Nearby
+from gtmsm_env.memory import SpatialMemory
+from gtmsm_env.model import GTMSM
+from gtmsm_env.transitions import LinearWithWalls, Rotation
+from gtmsm_env.types import Belief
+
+pytest.importorskip("numba")
+
+import gymnasium as gym
+
+from gtmsm_env import dream_compiled
+
+MODEL = GTMSM.load("image-navigation")
+
+
+def draws(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def belief() -> Belief:
+    return walk(gym.make_vec("GTMSM-ImageNavigation-v0", num_envs=7), MODEL, 64, np.random.default_rng(0), 0)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 5, 100])
+def test_a_move_is_that_of_equation_4(rows: int) -> None:
+    """Of the law that ships, and of one whose walls are anywhere."""
+    drawn = LinearWithWalls(5).requires_grad_(False)
+    for parameter in drawn.parameters():
+        nn.init.normal_(parameter, std=0.5, generator=draws(1))
+    drawn.wall_scale.copy_(torch.tensor([0.3, 2.0]))
+    s, a = torch.randn(rows, 2, generator=draws(2)), torch.randint(5, (rows,), generator=draws(3))
+    for law in (MODEL.transition, drawn):
+        moved = dream_compiled.moves(law)
+        assert moved is not None
+        if law is drawn:  # by a training that goes on while it is dreamed of
+            for parameter in law.parameters():
+                parameter.mul_(1.1)
+        with torch.no_grad():
+            torch.testing.assert_close(moved(s, a), law(s, torch.zeros_like(s), a), atol=1e-6, rtol=1e-5)
+    gates = drawn.gate(s + drawn.W_a.t()[a])
+    assert rows < 100 or gates.max() - gates.min() > 0.5
+
+
+def test_other_laws_are_left_to_torch() -> None:
+    free = LinearWithWalls(5)
+    free.walls = False
+    assert dream_compiled.moves(free) is None
+    assert dream_compiled.moves(Rotation(4)) is None
+    own = LinearWithWalls(5)
+    own.g = nn.Sequential(nn.Linear(2, 1))
+    assert dream_compiled.moves(own) is None
+
+
+@pytest.mark.parametrize("n", [2, 3])
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("places", [1, 3, 40])
+def test_the_nearest_place(n: int, shared: bool, places: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows with fewer places than others, and one memory for all."""
+    s = torch.randn(6, places, n, generator=draws(4))
+    if shared:
+        s = s[:1].expand(6, -1, -1)
+    count = torch.full((6,), places) if shared else torch.randint(1, places + 1, (6,), generator=draws(5))
+    nearby = Nearby(SpatialMemory(s, torch.ones_like(s), {}, count))
+    x = torch.randn(6, n, generator=draws(6))
+    found = nearby.distance(x)
+    monkeypatch.setattr(loops, "compiled_loops", lambda name: None)
+    torch.testing.assert_close(found, nearby.distance(x))
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
+@pytest.mark.parametrize("shown", ["state", "belief"])
+@pytest.mark.parametrize("door", ["step", "step_tensors"])
+def test_a_dream_is_the_same(mode: str, shown: Any, door: str, belief: Belief, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Step for step, through its ends and beginnings, as torch computes it."""
+
+    def dream() -> DreamVectorEnv:
+        made = DreamVectorEnv(7, model=MODEL, belief=belief, start="remembered", horizon=9, observation=shown, autoreset_mode=mode)
+        made.reset(seed=3)
+        return made
+
+    def step(env: DreamVectorEnv, actions: torch.Tensor) -> list[Any]:
+        observation, *told = env.step_tensors(actions) if door == "step_tensors" else env.step(actions.numpy())[:4]
+        return [*observation.values(), *told]
+
+    fast = dream()
+    with monkeypatch.context() as patch:
+        patch.setattr(loops, "compiled_loops", lambda name: None)
+        slow = dream()
+        assert (fast._loops is None, slow._loops is None) == (False, True)
+    ends = 0
+    for count in range(100):
+        actions = torch.randint(5, (7,), generator=draws(count))
+        found = step(fast, actions)
+        held = fast.belief.mean.clone(), fast.belief.mean
+        with monkeypatch.context() as patch:
+            patch.setattr(loops, "compiled_loops", lambda name: None)
+            expected = step(slow, actions)
+        for mine, theirs in zip(found, expected, strict=True):
+            mine, theirs = torch.as_tensor(mine), torch.as_tensor(theirs)
+            assert mine.dtype == theirs.dtype
+            if mine.dtype == torch.uint8:
+                assert ((mine.int() - theirs.int()).abs() <= 1).all()
+            else:
+                torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-5)
+        ends += int(found[-1].sum() + found[-2].sum())
+        step(fast, actions)
+        assert torch.equal(*held)  # what a belief holds stays as it was
+        with monkeypatch.context() as patch:
+            patch.setattr(loops, "compiled_loops", lambda name: None)
+            step(slow, actions)
+    assert ends > 40
