@@ -63,17 +63,17 @@ def stages(size: str, agent: Agent = WALKING) -> list[Stage]:
     if agent is ROTATING:
         turns = Stage("turns", 600, {"law": 3e-3}, 60, falling=True, tau=33)
         if size == "paper":
-            prior = Stage("prior", 4000, {"prior": 1e-3}, 100, falling=True, tau=33)
-            return [turns, prior, Stage("elbo", 2000, {"vae": 3e-4, "prior": 5e-4}, 250, falling=True, tau=33)]
+            prior = Stage("prior", 3000, {"prior": 1e-3}, 100, falling=True, tau=33)
+            return [turns, prior, Stage("elbo", 1500, {"vae": 3e-4, "prior": 5e-4}, 250, falling=True, tau=33)]
         views = Stage("views", 4000, {"projection": 2e-3}, 200, falling=True, tau=33)
         return [turns, views, Stage("doubt", 400, {"doubt": 1e-3}, 100, falling=True, tau=33)]
     if size == "paper":
         return [
             Stage("law", 600, {"law": 1e-2, "friction": 0.1}, 12, falling=True, tau=32),
             *[Stage("law", 600, {"law": 3e-3, "friction": 0.2}, 16, falling=True, tau=48)] * 3,  # Adam forgets the large first gradients
-            Stage("vae", 32000, {"vae": 2e-3}, 100, falling=True),
-            Stage("prior", 8000, {"prior": 1e-3}, 100, falling=True, tau=150),
-            Stage("elbo", 6000, {"vae": 3e-4, "prior": 5e-4}, 250, falling=True, tau=150),
+            Stage("vae", 31000, {"vae": 2e-3}, 100, falling=True),
+            Stage("prior", 4000, {"prior": 1e-3}, 100, falling=True, tau=150),
+            Stage("elbo", 4000, {"vae": 3e-4, "prior": 5e-4}, 250, falling=True, tau=150),
         ]
     return [
         Stage("stereo", 1000, {"stereo": 2e-3}, 400, falling=True, tau=150),
