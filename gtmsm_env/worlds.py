@@ -135,7 +135,7 @@ def check_memory(model: GTMSM, memory: SpatialMemory) -> None:
     if fewest < model.reads:
         what = "is empty" if fewest == 0 else f"holds {fewest} entries, and the model reads the K = {model.reads} nearest"
         raise ValueError(f"A dream needs the memory of a walk; this one {what}. Walk further; some hundreds of steps are usual.")
-    n, d = model.transition.W_a.shape[0], model.encoder.linear.out_features
+    n, d = model.transition.W_a.shape[0], model.config["z_size"]
     if "model" in memory.facts and bool((memory.facts["model"] != model.signature()).any()):
         raise ValueError(
             "A memory is read by the model that wrote it, and this one was written by another. Load that model, or remember the walk again "

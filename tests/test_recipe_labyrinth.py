@@ -20,7 +20,6 @@ from gtmsm_env.__main__ import parser
 from gtmsm_env.checkpoint import load_checkpoint
 from gtmsm_env.data import Walks, concatenate, record_walks
 from gtmsm_env.model import GTMSM
-from gtmsm_env.networks import frames_to_x
 from gtmsm_env.perspective import Camera
 from gtmsm_env.recipe import Stage
 from gtmsm_env.recipe_labyrinth import AGENTS, CAMERA, ROTATING, WALKING, WHIMS, Agent, LabyrinthTrainer, new_model, policy, rotated, stages
