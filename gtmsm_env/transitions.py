@@ -209,14 +209,12 @@ def turned(u: Tensor, heading: Tensor) -> Tensor:
 def slide(s: Tensor, moved: Tensor, u: Tensor, stops: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """A step from s to `moved` (*B, 3) of an agent that slides along what stops it: s_t and u_t (*B, 3), momentum into it being lost.
 
-    Of a mere turn, the parts of the move along the axes of the ground, and the whole move, the last that nothing stops. Nothing stops an
-    agent that stands where it could not: it, or what stands there, is mistaken, and it must get out.
+    Of a mere turn, the parts of the move along the axes of the ground, and the whole move, the last that nothing stops.
     """
-    inside = stops(s)
     after = torch.cat([s[..., :2], moved[..., 2:]], dim=-1)
     for axes in ([False, True], [True, False], [True, True]):
         place = torch.where(torch.tensor(axes, device=s.device), moved[..., :2], s[..., :2])
         tried = torch.cat([place, moved[..., 2:]], dim=-1)
-        after = torch.where((stops(tried) & ~inside)[..., None], after, tried)
+        after = torch.where(stops(tried)[..., None], after, tried)
     back = turned(after - s, -s[..., 2])
     return after, torch.where((after == moved).all(dim=-1, keepdim=True), u, back)

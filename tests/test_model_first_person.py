@@ -227,15 +227,17 @@ def test_a_step_is_imagined_as_the_agent_slides() -> None:
         assert bool(free[row, action]) == (float(u.norm()) > 0.5 * model.step_length)
 
 
-def test_real_steps_are_not_stopped_by_what_is_imagined(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_steps_are_not_stopped_by_what_is_imagined() -> None:
     """The world says what is in the way, not the memory."""
     model = small()
     belief = model.remember(drawn_walk(2))
-    monkeypatch.setattr(model, "stops", lambda memory: lambda s: (s - belief.mean)[..., :2].norm(dim=-1) > 1e-3)
+    walls = torch.ones(2, CELLS, CELLS, dtype=torch.bool)
+    recalled = model.recall(belief.memory)
+    stuck = replace(belief, memory=recalled.but(facts=recalled.facts | {"blocked": walls}))
     action, frame = torch.tensor([0, 1]), drawn_walk(2).frames[:, 0]
-    for real in (model.observe(belief, action, frame), model.infer(belief, action, frame)):
+    for real in (model.observe(stuck, action, frame), model.infer(stuck, action, frame)):
         torch.testing.assert_close(real.mean, model.transition(belief.mean, belief.displacement, action)[0])
-    assert torch.equal(model.predict(belief, action).mean[:, :2], belief.mean[:, :2])
+    assert torch.equal(model.predict(stuck, action).mean[:, :2], belief.mean[:, :2])
 
 
 # ---------------------------------------------------------------- what the memory shows

@@ -303,8 +303,7 @@ def test_an_agent_slides_along_what_stops_it() -> None:
         (lambda s: s[..., 1] > 1, (1.0, 0.0)),  # a wall across y
         (lambda s: (s[..., 0] > 0.5) | (s[..., 1] > 1), (0.0, 0.0)),  # a corner seen from inside
         (lambda s: (s[..., 0] > 0.5) & (s[..., 1] > 1), (1.0, 0.0)),  # and from outside
-        (lambda s: s[..., 0] > -99, (1.0, 2.0)),  # where it stands already nobody can
-        (lambda s: s[..., :2].abs().amax(dim=-1) > 0.1, (0.0, 0.0)),  # stuck
+        (lambda s: s[..., 0] > -99, (0.0, 0.0)),  # stuck
     ]
     heading = 0.7
     s = torch.tensor([0.0, 0.0, heading])
