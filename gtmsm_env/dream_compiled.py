@@ -21,7 +21,7 @@ from gtmsm_env.types import Tolerance
 
 def arrays(*tensors: Tensor) -> list[Any]:
     """The same memory, as loops take it."""
-    return [x.detach().numpy() for x in tensors]
+    return [x.numpy() for x in tensors]
 
 
 def moves(law: nn.Module) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
@@ -33,12 +33,12 @@ def moves(law: nn.Module) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] |
         return None
     layers: list[Any] = [*law.g]
     first, _, second, _, last = layers
-    before = arrays(law.W_a, law.wall_scale, first.weight, first.bias)
-    behind = arrays(law.W_a, second.bias, last.weight[0], last.bias)
+    W_a, w, b, c, v, d = (x.detach() for x in (law.W_a, first.weight, first.bias, second.bias, last.weight[0], last.bias))
+    before, behind = arrays(W_a, law.wall_scale, w, b), arrays(W_a, c, v, d)
     weight = second.weight.detach().t()
 
     def moved(s: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
-        hidden, after, u = s.new_empty(len(s), len(weight)), torch.empty_like(s), torch.empty_like(s)
+        hidden, after, u = s.new_empty(s.shape[0], weight.shape[0]), torch.empty_like(s), torch.empty_like(s)
         there = arrays(s, a)
         _hidden(*[*before, *there, hidden.numpy()])
         _gated(*[*behind, *there, *arrays(hidden @ weight, after, u)])
@@ -77,7 +77,7 @@ def _gated(W_a: Any, bias: Any, weight: Any, last: Any, s: Any, a: Any, hidden: 
 
 def judged(there: Tolerance, horizon: int, goals: Tensor, s: Tensor, steps: Tensor, ended: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Reward, terminated and truncated of rows that have come to s (N, n); steps (N,) are counted in place. `ended` ones stay silent."""
-    reward, (terminated, truncated) = torch.empty(len(s)), torch.empty(2, len(s), dtype=torch.bool)
+    reward, terminated, truncated = s.new_empty(s.shape[0]), torch.empty_like(ended), torch.empty_like(ended)
     near = f(there.radius**2), f(math.cos(there.angle) - 1e-6)
     _judged(*near, horizon, *arrays(goals, s, steps, ended, reward, terminated, truncated))
     return reward, terminated, truncated
@@ -101,7 +101,7 @@ def _judged(
 
 def distance(places: Tensor, x: Tensor) -> Tensor:
     """places (N or 1, m, P), x (N, m) -> (N,)."""
-    found = x.new_empty(len(x))
+    found = x.new_empty(x.shape[0])
     _distance(*arrays(places, x, found))
     return found
 

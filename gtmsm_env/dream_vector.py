@@ -387,6 +387,7 @@ class DreamVectorEnv(BatchedRows):
         """Rows that have begun all episodes drawn for them, (N,) bool on the device; `step` draws the next itself."""
         return self._episodes.spent
 
+    @torch.no_grad()
     def renew(self) -> dict[str, Tensor]:
         """Between rollouts by `step_tensors`: rows that are `spent` begin an episode anew, in the next world where it is time for one.
 
@@ -442,7 +443,6 @@ class DreamVectorEnv(BatchedRows):
         variance = self._home.variance + self._episodes.steps[:, None] * self.model.transition.sigma_s**2
         return Belief(self._episodes.mean, variance, self._episodes.displacement, self._home.memory)
 
-    @torch.no_grad()
     def _shown(self) -> dict[str, Tensor]:
         """What is observed, as fresh tensors."""
         shown: dict[str, Tensor] = {}
@@ -458,9 +458,11 @@ class DreamVectorEnv(BatchedRows):
             shown |= told(now.mean, self._goal if self.task == "goal" else None, self._novelty(), free, self._step_length)
         return shown
 
+    @torch.no_grad()
     def _observation(self) -> Observation:
         return {name: value.cpu().numpy() for name, value in self._shown().items()}
 
+    @torch.no_grad()
     def _info(self) -> Info:
         info: dict[str, NDArray[Any]] = {"world_steps": self._paid.copy()}
         if self.novelty:
@@ -471,7 +473,6 @@ class DreamVectorEnv(BatchedRows):
     def _goal(self) -> Tensor:
         return self._episodes.goals[:, 0]
 
-    @torch.no_grad()
     def _novelty(self) -> Tensor:
         """How far each row is from anything it remembers, in steps (N,); asked of the memory once, whoever tells it."""
         if self._found is None:

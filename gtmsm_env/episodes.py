@@ -202,6 +202,8 @@ class Episodes:
     def begin(self, over: Tensor) -> None:
         """The rows `over` (N,) bool begin their next episode."""
         if loops := loops_for("dream_compiled", self.mean):
+            if not over.any():
+                return
             if self.frames is not None and self._frames is not None:
                 which = over.nonzero().squeeze(1)
                 self.frames[which] = self._frames[self._next(which)]
