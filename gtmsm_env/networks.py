@@ -1,4 +1,4 @@
-"""Encoder and decoder of the VAE: a linear path, set by principal components, and an MLP that corrects it."""
+"""Encoder and decoder of the VAE: a linear path, set by principal components, and an MLP that corrects it; or convolutions alone."""
 
 from __future__ import annotations
 
