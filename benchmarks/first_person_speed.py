@@ -183,7 +183,7 @@ def model_for(which: str, name: str | None) -> tuple[GTMSM, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="of projected views: one that ships, or a path (default: labyrinth, untrained until it ships)")
+    parser.add_argument("--model", help="of projected views: one that ships, or a path (default: labyrinth)")
     parser.add_argument("--paper-model", help="the paper's, likewise (default: labyrinth-paper)")
     parser.add_argument("--rows", type=int, default=64, help="walks, and environments of ours")
     parser.add_argument("--steps", type=int, default=150, help="frames that each remembers")

@@ -64,7 +64,6 @@ CALIBRATION = {
     ("image-navigation", 0): (540, 32),
     ("image-navigation", 4): (185, 288),
     ("labyrinth-paper", 0): (3840, 100),
-    ("labyrinth-paper", 5): (1000, 182),
 }
 
 
@@ -92,6 +91,8 @@ class Timed:
             return 4 * 8, 1  # entries
         if stage.name in ("views", "doubt"):
             return (2 * 12 if first_person else BATCH * BATCH // 2), 1  # frames imagined
+        if stage.name in ("prior", "elbo") and first_person:
+            return 12 * 8, 1  # frames expected
         steps = self.trainer.walks.index.shape[1] if stage.name in ("turns", "obstacles") else stage.tau + stage.ahead
         return DRAWN.get(stage.name, BATCH), steps
 

@@ -9,14 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from numba import njit
 from torch import Tensor, nn
 
-from gtmsm_env.projection_compiled import compiled, f, silu
+from gtmsm_env.projection_compiled import f, silu
 from gtmsm_env.transitions import LinearWithWalls
 from gtmsm_env.types import Tolerance
+
+# All of fastmath but what takes infinities for impossible: places and goals that a row lacks are nowhere.
+compiled = njit(cache=True, error_model="numpy", fastmath={"contract", "reassoc", "arcp", "nsz", "afn"})
 
 
 def arrays(*tensors: Tensor) -> list[Any]:
@@ -25,21 +30,27 @@ def arrays(*tensors: Tensor) -> list[Any]:
 
 
 def moves(law: nn.Module) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
-    """Of a law, whose weights may change but stay where they are, a function of s (N, n) and a (N,) int64 to s_t and u_t (N, n).
-
-    None of a law that these loops cannot compute.
-    """
+    """A law as a function of s (N, n) and a (N,) int64 to s_t and u_t (N, n), IndexError for no action; None if loops cannot compute it."""
     if not isinstance(law, LinearWithWalls) or not law.walls or len(law.g) != 5:  # somebody's own walls
         return None
+    where = tuple(x.data_ptr() for x in (law.wall_scale, *law.parameters()))
+    if law not in _prepared or _prepared[law][0] != where:  # weights that change in place are seen
+        _prepared[law] = where, _moves_of(law)
+    return _prepared[law][1]
+
+
+_prepared: WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], Any]] = WeakKeyDictionary()
+
+
+def _moves_of(law: LinearWithWalls) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
     layers: list[Any] = [*law.g]
     first, _, second, _, last = layers
-    W_a, w, b, c, v, d = (x.detach() for x in (law.W_a, first.weight, first.bias, second.bias, last.weight[0], last.bias))
-    before, behind = arrays(W_a, law.wall_scale, w, b), arrays(W_a, c, v, d)
-    weight = second.weight.detach().t()
+    each, w, b, c, v, d = (x.detach() for x in (law.W_a.t(), first.weight, first.bias, second.bias, last.weight[0], last.bias))
+    before, behind, weight = arrays(law.wall_scale, w, b), arrays(c, v, d), second.weight.detach().t()
 
     def moved(s: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         hidden, after, u = s.new_empty(s.shape[0], weight.shape[0]), torch.empty_like(s), torch.empty_like(s)
-        there = arrays(s, a)
+        there = arrays(s, each.index_select(0, a))
         _hidden(*[*before, *there, hidden.numpy()])
         _gated(*[*behind, *there, *arrays(hidden @ weight, after, u)])
         return after, u
@@ -48,14 +59,14 @@ def moves(law: nn.Module) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] |
 
 
 @compiled
-def _hidden(W_a: Any, scale: Any, weight: Any, bias: Any, s: Any, a: Any, hidden: Any) -> None:
+def _hidden(scale: Any, weight: Any, bias: Any, s: Any, move: Any, hidden: Any) -> None:
     """The first layer of g, at what the moves would lead to."""
     rows = weight.T.copy()
     for i in range(len(s)):
         for j in range(len(bias)):
             hidden[i, j] = bias[j]
         for d in range(s.shape[1]):
-            x = (s[i, d] + W_a[d, a[i]]) / scale[d]
+            x = (s[i, d] + move[i, d]) / scale[d]
             for j in range(len(bias)):
                 hidden[i, j] += rows[d, j] * x
         for j in range(len(bias)):
@@ -63,7 +74,7 @@ def _hidden(W_a: Any, scale: Any, weight: Any, bias: Any, s: Any, a: Any, hidden
 
 
 @compiled
-def _gated(W_a: Any, bias: Any, weight: Any, last: Any, s: Any, a: Any, hidden: Any, after: Any, u: Any) -> None:
+def _gated(bias: Any, weight: Any, last: Any, s: Any, move: Any, hidden: Any, after: Any, u: Any) -> None:
     """The last layer of g, and equation 4."""
     for i in range(len(s)):
         x = last[0]
@@ -71,7 +82,7 @@ def _gated(W_a: Any, bias: Any, weight: Any, last: Any, s: Any, a: Any, hidden: 
             x += weight[j] * silu(hidden[i, j] + bias[j])
         g = f(1) / (f(1) + f(math.exp(-x)))
         for d in range(s.shape[1]):
-            u[i, d] = g * W_a[d, a[i]]
+            u[i, d] = g * move[i, d]
             after[i, d] = s[i, d] + u[i, d]
 
 

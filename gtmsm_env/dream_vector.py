@@ -44,6 +44,7 @@ from gtmsm_env.worlds import (
 
 Task = Literal["world", "goal", "reward"]
 AHEAD, PICTURED = 64, 8  # episodes that are drawn for a row at once, at most; the same where each shows its goal
+TOGETHER = 65_536  # episodes of all rows from which only PICTURED are drawn for each, as all places are looked at for each
 BULK = 256  # worlds that are walked at once, at most: more take little less time each, and the batch waits for all
 
 
@@ -118,12 +119,11 @@ class DreamVectorEnv(BatchedRows):
         self._there = tolerance(self.model, self._walkers)
         self.action_space = batch_space(actions, num_envs)
         self.task = self._checked_task(task)
-        self._ahead = min(episodes_per_walk or AHEAD, AHEAD) if given is None else AHEAD
+        most = min(AHEAD, max(PICTURED, TOGETHER // num_envs))
+        self._ahead = min(episodes_per_walk or most, most) if given is None else most
         self.show(observation)
 
         self._warned = False  # of a memory that knows of no obstacles
-        self._loops = loops_for("dream_compiled", self.model.transition.W_a.detach())
-        self._moves = self._loops.moves(self.model.transition) if self._loops else None
         self._left = np.zeros(num_envs, np.int64)  # episodes that are still to be drawn until another world is walked
         self._paid = np.zeros(num_envs, np.int64)
         self._places = torch.zeros(num_envs, dtype=torch.int64, device=self._device)  # the first of each memory, which are distinct
@@ -164,7 +164,7 @@ class DreamVectorEnv(BatchedRows):
         space = shown_space(self._world_space, self.model, observation)
         self.single_observation_space, self.observation_space = space, batch_space(space, self.num_envs)
         self._frames, self._entries = "frame" in space.spaces, "state" in space.spaces
-        self._episodes = Episodes(self.num_envs, min(self._ahead, PICTURED if self._frames else AHEAD), self._device)
+        self._episodes = Episodes(self.num_envs, min(self._ahead, PICTURED if self._frames else self._ahead), self._device)
 
     def _rows_of(self, belief: Belief) -> Belief:
         """A belief the caller gave, as one a row."""
@@ -410,17 +410,18 @@ class DreamVectorEnv(BatchedRows):
     def _move(self, actions: Tensor, ended: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """All rows by their actions (N,): reward float32, terminated and truncated, (N,) each, all zero of rows that had `ended` (N,)."""
         now = self._episodes
-        if self._moves is not None and self._stops is None:
-            now.mean, now.displacement = self._moves(now.mean, actions)
+        loops = loops_for("dream_compiled", now.mean, self.model.transition.W_a)
+        if loops and self._stops is None and (moves := loops.moves(self.model.transition)):
+            now.mean, now.displacement = moves(now.mean, actions)
         else:
             now.mean, now.displacement = self.model.advance(now.mean, now.displacement, actions, self._stops)
         self._found = None
         if self._drawing:
             for row, path in enumerate(self._paths):
                 path.append(now.mean[row])
-        if self._loops and self.task != "reward":
-            told: tuple[Tensor, Tensor, Tensor] = self._loops.judged(self._there, self.horizon, now.goals, now.mean, now.steps, ended)
-            return told
+        if loops and self.task != "reward":
+            judged: tuple[Tensor, Tensor, Tensor] = loops.judged(self._there, self.horizon, now.goals, now.mean, now.steps, ended)
+            return judged
         now.steps = now.steps + 1
         if self.task == "reward":
             nearest = self._nearby.index(now.mean)

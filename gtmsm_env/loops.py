@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -14,7 +15,13 @@ from torch import Tensor
 @cache
 def compiled_loops(name: str) -> ModuleType | None:
     """`projection_compiled` or `dream_compiled`, which the extra "labyrinth" brings Numba for; None without it."""
-    return import_module(f"gtmsm_env.{name}") if find_spec("numba") else None
+    if not find_spec("numba"):
+        return None
+    try:
+        return import_module(f"gtmsm_env.{name}")
+    except ImportError as error:  # Numba refuses a NumPy that is too new for it, for example
+        warnings.warn(f"Numba cannot be imported, so that torch computes what its loops would, more slowly: {error}", stacklevel=2)
+        return None
 
 
 def loops_for(name: str, *inputs: Tensor) -> ModuleType | None:

@@ -1,8 +1,8 @@
 """How the labyrinth is learned (section 4.2.2): the law of walking from displacements as targets, then what is seen.
 
-The paper's model learns its VAE with N(0, I) in the place of the memory, and its prior by the KL of the ELBO on encodings that rest. Ours
-takes that law and VAE as they are and learns to find depths, by how alike views are there, and to project and blend views, by the error of
-the frame it imagines. No pose is read but those that the law makes of actions; the camera is told.
+The paper's model learns its VAE with N(0, I) in the place of the memory, then its prior while the VAE rests, then both, by the ELBO and the
+error of the frame imagined. Ours takes that law and VAE as they are and learns to find depths, by how alike views are there, and to project
+and blend views, by the error of the frame it imagines. No pose is read but those that the law makes of actions; the camera is told.
 """
 
 from __future__ import annotations
@@ -195,13 +195,13 @@ class LabyrinthTrainer(Trainer):
         assert combined is not None
         rows = self._here(rng.integers(len(self.walks), size=12))
         at = self._here(rng.integers(stage.tau, self.walks.index.shape[1], size=(12, 8)))
-        turned, mirrored = self._another_room(rng)
-        states = self._inferred()[rows] * mirrored
+        redrawn, signs = self._another_room(rng)
+        states = self._inferred()[rows] * signs
         s, keys = states.take_along_dim(at[..., None], dim=1), states[:, : stage.tau]
         found = SpatialMemory(keys, keys, {}).read(s, combined.K, combined.metric)
         frame = self.walks.index[rows].gather(1, torch.cat([at, found.index.flatten(1)], dim=1))  # those seen, then those recalled
         distinct, which = (rows[:, None] * self.walks.frames.shape[1] + frame).unique(return_inverse=True)
-        x = frames_to_x(turned(self.walks.frames.flatten(0, 1)[distinct]))
+        x = frames_to_x(redrawn(self.walks.frames.flatten(0, 1)[distinct]))
         with self.halved():
             mean, variance = (q.float()[which] for q in model.encoder(x))
         recalled = replace(found, values={"z_mean": mean[:, 8:].unflatten(1, found.index.shape[1:])})
@@ -287,8 +287,8 @@ class LabyrinthTrainer(Trainer):
         Returns what frames are given to, and what states are multiplied by.
         """
         channels, mirrored = self._here(rng.permutation(3)), rng.random() < 0.5
-        sides = torch.tensor([1.0, -1.0, -1.0] if mirrored else [1.0, 1.0, 1.0], device=channels.device)
-        return lambda frames: (frames.flip(-2) if mirrored else frames)[..., channels], sides
+        signs = torch.tensor([1.0, -1.0, -1.0] if mirrored else [1.0, 1.0, 1.0], device=channels.device)
+        return lambda frames: (frames.flip(-2) if mirrored else frames)[..., channels], signs
 
     @torch.no_grad()
     def _find_turns(self) -> None:

@@ -68,7 +68,7 @@ class LinearWithWalls(nn.Module):
         states, displacements = [], []
         loops = loops_for("dream_compiled", s, *self.parameters()) if stops is None else None
         if loops and (moved := loops.moves(self)):
-            after = s.reshape(-1, s.shape[-1]).contiguous()
+            after = s.expand(*a.shape[:-1], s.shape[-1]).reshape(-1, s.shape[-1]).contiguous()
             for action in a.reshape(-1, a.shape[-1]).t().contiguous():
                 after, u = moved(after, action)
                 states.append(after)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from gtmsm_env.episodes import Nearby
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
 from gtmsm_env.transitions import LinearWithWalls, Rotation
-from gtmsm_env.types import Belief
+from gtmsm_env.types import Belief, Tolerance
 
 pytest.importorskip("numba")
 
@@ -82,8 +83,81 @@ def test_the_nearest_place(n: int, shared: bool, places: int, monkeypatch: pytes
     torch.testing.assert_close(found, nearby.distance(x))
 
 
+def test_actions_that_there_are_not() -> None:
+    """As torch does, loops look nothing up beyond the law."""
+    moved = dream_compiled.moves(MODEL.transition)
+    assert moved is not None
+    for action in (5, -1, 10**12):
+        with pytest.raises(IndexError):
+            moved(torch.zeros(3, 2), torch.full((3,), action))
+        with pytest.raises(IndexError):
+            MODEL.transition.rollout(torch.zeros(3, 2), torch.zeros(3, 2), torch.full((3, 2), action))
+
+
+def test_a_law_may_be_replaced() -> None:
+    """By weights that lie elsewhere; and each law has its own loops."""
+    law, other = copy.deepcopy(MODEL.transition), copy.deepcopy(MODEL.transition)
+    s, a = torch.randn(9, 2, generator=draws(2)), torch.randint(4, (9,), generator=draws(3))
+    before = dream_compiled.moves(law)(s, a)[1]  # type: ignore[misc]
+    for parameter in law.parameters():
+        parameter.data = torch.zeros_like(parameter)
+    assert not dream_compiled.moves(law)(s, a)[1].any()  # type: ignore[misc]
+    assert torch.equal(dream_compiled.moves(other)(s, a)[1], before)  # type: ignore[misc]
+    assert before.any()
+
+
+def test_a_rollout_broadcasts_and_has_gradients_where_they_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    law, a = copy.deepcopy(MODEL.transition), torch.randint(5, (4, 3), generator=draws(3))
+    for s in (torch.zeros(2), torch.zeros(1, 2), torch.randn(4, 2, generator=draws(1))):
+        found = law.rollout(s, torch.zeros_like(s), a)
+        with monkeypatch.context() as patch:
+            patch.setattr(loops, "compiled_loops", lambda name: None)
+            torch.testing.assert_close(found, law.rollout(s, torch.zeros_like(s), a))
+    with pytest.raises(RuntimeError):
+        law.rollout(torch.zeros(4, 2), torch.zeros(4, 2), a[:3])
+    law.rollout(s.requires_grad_(), torch.zeros_like(s), a)[0].sum().backward()
+    assert s.grad is not None
+    assert s.grad.any()
+    s = s.detach()
+    for parameter in law.g.parameters():
+        parameter.requires_grad_(True)
+    law.rollout(s, torch.zeros_like(s), a)[0].sum().backward()
+    assert law.g[0].get_parameter("weight").grad is not None
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_who_has_arrived(n: int) -> None:
+    """At any goal, within radius and heading; rows may have fewer goals than others, or none."""
+    goals, s = (0.6 * torch.randn(*shape, generator=draws(seed)) for seed, shape in enumerate(((40, 3, n), (40, n))))
+    goals[torch.rand(40, 3, generator=draws(2)) < 0.3] = torch.inf
+    ended, there = torch.rand(40, generator=draws(3)) < 0.2, Tolerance(0.5, 0.7)
+    for goal in (goals, goals[:, :0]):
+        steps = torch.arange(40)
+        reward, terminated, truncated = dream_compiled.judged(there, 30, goal, s, steps, ended)
+        arrived = there(goal, s[:, None]).any(dim=1)
+        assert torch.equal(steps, torch.arange(1, 41))
+        assert torch.equal(terminated, arrived & ~ended)
+        assert torch.equal(truncated, (steps >= 30) & ~arrived & ~ended)
+        assert torch.equal(reward, terminated.float())
+        assert arrived.any() == (goal is goals)
+
+
+def test_a_dream_can_be_copied(belief: Belief) -> None:
+    """And its copy goes its own way."""
+    env = DreamVectorEnv(7, model=MODEL, belief=belief, observation="state")
+    env.reset(seed=0)
+    env.step(np.zeros(7, np.int64))
+    other = copy.deepcopy(env)
+    for _ in range(3):
+        before = env.belief.mean.clone()
+        other.step(np.ones(7, np.int64))
+        assert torch.equal(env.belief.mean, before)
+        env.step(np.ones(7, np.int64))
+        assert torch.equal(env.belief.mean, other.belief.mean)
+
+
 @pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
-@pytest.mark.parametrize("shown", ["state", "belief"])
+@pytest.mark.parametrize("shown", ["state", "belief", "frame"])
 @pytest.mark.parametrize("door", ["step", "step_tensors"])
 def test_a_dream_is_the_same(mode: str, shown: Any, door: str, belief: Belief, monkeypatch: pytest.MonkeyPatch) -> None:
     """Step for step, through its ends and beginnings, as torch computes it."""
@@ -97,15 +171,11 @@ def test_a_dream_is_the_same(mode: str, shown: Any, door: str, belief: Belief, m
         observation, *told = env.step_tensors(actions) if door == "step_tensors" else env.step(actions.numpy())[:4]
         return [*observation.values(), *told]
 
-    fast = dream()
-    with monkeypatch.context() as patch:
-        patch.setattr(loops, "compiled_loops", lambda name: None)
-        slow = dream()
-        assert (fast._loops is None, slow._loops is None) == (False, True)
-    ends = 0
+    fast, slow, ends = dream(), dream(), 0
     for count in range(100):
         actions = torch.randint(5, (7,), generator=draws(count))
         found = step(fast, actions)
+        kept = [torch.as_tensor(x).clone() for x in found]
         held = fast.belief.mean.clone(), fast.belief.mean
         with monkeypatch.context() as patch:
             patch.setattr(loops, "compiled_loops", lambda name: None)
@@ -120,6 +190,7 @@ def test_a_dream_is_the_same(mode: str, shown: Any, door: str, belief: Belief, m
         ends += int(found[-1].sum() + found[-2].sum())
         step(fast, actions)
         assert torch.equal(*held)  # what a belief holds stays as it was
+        assert all(torch.equal(torch.as_tensor(x), as_it_was) for x, as_it_was in zip(found, kept, strict=True))
         with monkeypatch.context() as patch:
             patch.setattr(loops, "compiled_loops", lambda name: None)
             step(slow, actions)
