@@ -33,24 +33,25 @@ def moves(law: nn.Module) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] |
     """A law as a function of s (N, n) and a (N,) int64 to s_t and u_t (N, n), IndexError for no action; None if loops cannot compute it."""
     if not isinstance(law, LinearWithWalls) or not law.walls or len(law.g) != 5:  # somebody's own walls
         return None
-    where = tuple(x.data_ptr() for x in (law.wall_scale, *law.parameters()))
-    if law not in _prepared or _prepared[law][0] != where:  # weights that change in place are seen
-        _prepared[law] = where, _moves_of(law)
-    return _prepared[law][1]
+    weights, where, moved = _prepared.get(law, ([None], None, None))
+    if weights[0] is not law.W_a or [x.data_ptr() for x in weights] != where:  # weights that change in place are seen
+        weights, moved = [law.W_a, law.wall_scale, *law.g.parameters()], _moves_of(law)
+        _prepared[law] = weights, [x.data_ptr() for x in weights], moved
+    return moved  # type: ignore[no-any-return]
 
 
-_prepared: WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], Any]] = WeakKeyDictionary()
+_prepared: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()  # of each law its weights, where they lie, and what was made of them
 
 
 def _moves_of(law: LinearWithWalls) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
     layers: list[Any] = [*law.g]
     first, _, second, _, last = layers
-    each, w, b, c, v, d = (x.detach() for x in (law.W_a.t(), first.weight, first.bias, second.bias, last.weight[0], last.bias))
+    W_a, w, b, c, v, d = (x.detach() for x in (law.W_a, first.weight, first.bias, second.bias, last.weight[0], last.bias))
     before, behind, weight = arrays(law.wall_scale, w, b), arrays(c, v, d), second.weight.detach().t()
 
     def moved(s: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         hidden, after, u = s.new_empty(s.shape[0], weight.shape[0]), torch.empty_like(s), torch.empty_like(s)
-        there = arrays(s, each.index_select(0, a))
+        there = arrays(s, W_a.t().contiguous().index_select(0, a))
         _hidden(*[*before, *there, hidden.numpy()])
         _gated(*[*behind, *there, *arrays(hidden @ weight, after, u)])
         return after, u
