@@ -31,27 +31,30 @@ def arrays(*tensors: Tensor) -> list[Any]:
 
 def moves(law: nn.Module) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
     """A law as a function of s (N, n) and a (N,) int64 to s_t and u_t (N, n), IndexError for no action; None if loops cannot compute it."""
+    g, weights, where, moved = _prepared.get(law, (None, (), None, None))
+    if g and g is law._modules["g"] and weights[0] is law._parameters["W_a"] and law.walls and [x.data_ptr() for x in weights] == where:
+        return moved  # weights that change in place are seen
     if not isinstance(law, LinearWithWalls) or not law.walls or len(law.g) != 5:  # somebody's own walls
         return None
-    weights, where, moved = _prepared.get(law, ([None], None, None))
-    if weights[0] is not law.W_a or [x.data_ptr() for x in weights] != where:  # weights that change in place are seen
-        weights, moved = [law.W_a, law.wall_scale, *law.g.parameters()], _moves_of(law)
-        _prepared[law] = weights, [x.data_ptr() for x in weights], moved
-    return moved  # type: ignore[no-any-return]
+    weights, moved = (law.W_a, law.wall_scale, *law.g.parameters()), _moves_of(law)
+    _prepared[law] = law.g, weights, [x.data_ptr() for x in weights], moved
+    return moved
 
 
-_prepared: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()  # of each law its weights, where they lie, and what was made of them
+_prepared: WeakKeyDictionary[nn.Module, Any] = (
+    WeakKeyDictionary()
+)  # of each law its g and weights, where they lie, and what was made of them
 
 
 def _moves_of(law: LinearWithWalls) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
     layers: list[Any] = [*law.g]
     first, _, second, _, last = layers
     W_a, w, b, c, v, d = (x.detach() for x in (law.W_a, first.weight, first.bias, second.bias, last.weight[0], last.bias))
-    before, behind, weight = arrays(law.wall_scale, w, b), arrays(c, v, d), second.weight.detach().t()
+    before, behind, weight = arrays(W_a, law.wall_scale, w, b), arrays(W_a, c, v, d), second.weight.detach().t()
 
     def moved(s: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         hidden, after, u = s.new_empty(s.shape[0], weight.shape[0]), torch.empty_like(s), torch.empty_like(s)
-        there = arrays(s, W_a.t().contiguous().index_select(0, a))
+        there = arrays(s, a)
         _hidden(*[*before, *there, hidden.numpy()])
         _gated(*[*behind, *there, *arrays(hidden @ weight, after, u)])
         return after, u
@@ -60,14 +63,16 @@ def _moves_of(law: LinearWithWalls) -> Callable[[Tensor, Tensor], tuple[Tensor, 
 
 
 @compiled
-def _hidden(scale: Any, weight: Any, bias: Any, s: Any, move: Any, hidden: Any) -> None:
+def _hidden(W_a: Any, scale: Any, weight: Any, bias: Any, s: Any, a: Any, hidden: Any) -> None:
     """The first layer of g, at what the moves would lead to."""
     rows = weight.T.copy()
     for i in range(len(s)):
+        if not 0 <= a[i] < W_a.shape[1]:
+            raise IndexError("An action is none of the law's.")
         for j in range(len(bias)):
             hidden[i, j] = bias[j]
         for d in range(s.shape[1]):
-            x = (s[i, d] + move[i, d]) / scale[d]
+            x = (s[i, d] + W_a[d, a[i]]) / scale[d]
             for j in range(len(bias)):
                 hidden[i, j] += rows[d, j] * x
         for j in range(len(bias)):
@@ -75,7 +80,7 @@ def _hidden(scale: Any, weight: Any, bias: Any, s: Any, move: Any, hidden: Any) 
 
 
 @compiled
-def _gated(bias: Any, weight: Any, last: Any, s: Any, move: Any, hidden: Any, after: Any, u: Any) -> None:
+def _gated(W_a: Any, bias: Any, weight: Any, last: Any, s: Any, a: Any, hidden: Any, after: Any, u: Any) -> None:
     """The last layer of g, and equation 4."""
     for i in range(len(s)):
         x = last[0]
@@ -83,7 +88,7 @@ def _gated(bias: Any, weight: Any, last: Any, s: Any, move: Any, hidden: Any, af
             x += weight[j] * silu(hidden[i, j] + bias[j])
         g = f(1) / (f(1) + f(math.exp(-x)))
         for d in range(s.shape[1]):
-            u[i, d] = g * move[i, d]
+            u[i, d] = g * W_a[d, a[i]]
             after[i, d] = s[i, d] + u[i, d]
 
 

@@ -103,6 +103,10 @@ def test_a_law_may_be_replaced() -> None:
         parameter.data = torch.zeros_like(parameter)
     assert not dream_compiled.moves(law)(s, a)[1].any()  # type: ignore[misc]
     assert torch.equal(dream_compiled.moves(other)(s, a)[1], before)  # type: ignore[misc]
+    other.walls = False
+    assert dream_compiled.moves(other) is None
+    other.walls, other.g = True, nn.Sequential(nn.Linear(2, 1))
+    assert dream_compiled.moves(other) is None
     assert before.any()
 
 
