@@ -26,6 +26,7 @@ def compiled_loops(name: str) -> ModuleType | None:
 
 def loops_for(name: str, *inputs: Tensor) -> ModuleType | None:
     """These loops where they stand in for torch: on the CPU, in single precision, and where no gradient is wanted."""
-    if any(x.device.type != "cpu" or x.dtype != torch.float32 or (x.requires_grad and torch.is_grad_enabled()) for x in inputs):
-        return None
+    for x in inputs:
+        if not x.is_cpu or x.dtype != torch.float32 or (x.requires_grad and torch.is_grad_enabled()):
+            return None
     return compiled_loops(name)
