@@ -41,9 +41,7 @@ def moves(law: nn.Module) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] |
     return moved
 
 
-_prepared: WeakKeyDictionary[nn.Module, Any] = (
-    WeakKeyDictionary()
-)  # of each law its g and weights, where they lie, and what was made of them
+_prepared: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()  # of each law g, its weights, where they lie, and the function
 
 
 def _moves_of(law: LinearWithWalls) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:

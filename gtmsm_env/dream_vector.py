@@ -164,7 +164,7 @@ class DreamVectorEnv(BatchedRows):
         space = shown_space(self._world_space, self.model, observation)
         self.single_observation_space, self.observation_space = space, batch_space(space, self.num_envs)
         self._frames, self._entries = "frame" in space.spaces, "state" in space.spaces
-        self._episodes = Episodes(self.num_envs, min(self._ahead, PICTURED if self._frames else self._ahead), self._device)
+        self._episodes = Episodes(self.num_envs, min(self._ahead, PICTURED) if self._frames else self._ahead, self._device)
 
     def _rows_of(self, belief: Belief) -> Belief:
         """A belief the caller gave, as one a row."""

@@ -57,7 +57,7 @@ class ViewsPrior(nn.Module):
         self.mlp = mlp((channels + 1) * halves, hidden, z_size)
         self.log_variance = nn.Parameter(torch.zeros(z_size))
 
-    def forward(self, neighbours: Neighbours, s: Tensor, encoder: Encoder, delta: float) -> GaussianMixture:
+    def forward(self, neighbours: Neighbours, s: Tensor, encoder: Encoder | ConvEncoder, delta: float) -> GaussianMixture:
         """neighbours: K places with their `view` (*B, K, C, H, W); s (*B, n) -> mixture of K + 1 components."""
         offset = (neighbours.s_mean - s[..., None, :]) @ self.A  # (*B, K, 2) pixels
         canvas, cover = self.canvas(neighbours.values["view"], offset)
