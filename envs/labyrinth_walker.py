@@ -27,19 +27,23 @@ FORWARD_LEFT, FORWARD_RIGHT = (list(ACTIONS).index(name) for name in ("forward a
 class Scavenger:
     """Chooses actions that lead to one place after another, drawn from all free ones, around what stands in the way.
 
-    Knows the world, as an agent trained in it would. An action is taken only if the agent can come to rest after it without a touch, so
-    that displacements are the model's law alone, as in the paper. Called, it gives the action for the world as it stands, or one a row.
+    Knows the world, as an agent trained in it would. While it is careful, an action is taken only if the agent can come to rest after it
+    without a touch, so that displacements are the model's law alone, as in the paper. Called, it gives the action for the world as it
+    stands, or one a row.
 
     Args:
         world: a labyrinth, alone or as a vector, with or without wrappers
         generator: draws the places; one for all rows, or one a row, so that no row depends on others
         whims: probability of doing, from a step on, any one action for up to WHIM steps: what all eight do is seen only so
+        careful: whether it keeps clear of everything; one that does not runs into things on its way
     """
 
-    def __init__(self, world: Any, generator: np.random.Generator | Sequence[np.random.Generator], whims: float = 0.0) -> None:
+    def __init__(
+        self, world: Any, generator: np.random.Generator | Sequence[np.random.Generator], whims: float = 0.0, careful: bool = True
+    ) -> None:
         self._scalar, self.world, self._generators = rows_of(world, generator)
         rows = self.world.num_envs
-        self.whims = whims
+        self.whims, self.careful = whims, careful
         self._whim = np.zeros((2, rows), np.int64)  # which action, and for how many steps more
         self._way: list[list[Floats]] = [[]] * rows  # places to pass, the target last
         self._since = np.zeros(rows, np.int64)  # steps, since the target was drawn
@@ -53,7 +57,7 @@ class Scavenger:
         wished = self._wished(self._around(aim))
         if self.whims:
             wished = np.column_stack([self._whimsical(wished[:, 0]), wished])
-        actions = self._safe(wished)
+        actions = self._safe(wished) if self.careful else wished[:, 0].copy()
         self._turns -= np.sign(self._turns)
         self._since += 1
         self._since[(wished[:, -3] == FORWARD) & (actions != FORWARD)] = PATIENCE + 1  # no way straight on: another target

@@ -15,8 +15,8 @@ from gymnasium.error import Error
 
 from gtmsm_env import __version__
 
-WORLDS = ("image-navigation", "obstacle-grid", "labyrinth", "labyrinth-rotate", "labyrinth-vizdoom")
-JUDGED = (*WORLDS, "labyrinth-rooms", "labyrinth-lab")  # where a model of another is judged too
+WORLDS = ("image-navigation", "obstacle-grid", "labyrinth", "labyrinth-rotate", "labyrinth-quake", "labyrinth-vizdoom")
+JUDGED = (*WORLDS, "labyrinth-rooms", "labyrinth-lab", "labyrinth-contacts")  # where a model of another is judged too
 DEFAULT = "(default: %(default)s)"
 # What the commands import beyond the core dependencies, and the extra that installs it.
 EXTRAS = {

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gtmsm_env import evaluate_labyrinth, evaluate_obstacles, recipe, recipe_labyrinth, recipe_obstacles, recipe_vizdoom
+from gtmsm_env import evaluate_labyrinth, evaluate_obstacles, recipe, recipe_obstacles
 from gtmsm_env.data import distinct
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
@@ -395,7 +395,7 @@ EXPERIMENTS: dict[str, tuple[str, Any, Any, Any]] = {
     "obstacle-grid": (recipe_obstacles.WORLD, evaluate_obstacles.judge, evaluate_obstacles.text, evaluate_obstacles.draw),
     **{
         name: (agent.world, partial(evaluate_labyrinth.judge, name), evaluate_labyrinth.text, evaluate_labyrinth.draw)
-        for name, agent in {**recipe_labyrinth.AGENTS, **recipe_labyrinth.JUDGED_ONLY, **recipe_vizdoom.AGENTS}.items()
+        for name, agent in evaluate_labyrinth.experiments().items()
     },
 }
 

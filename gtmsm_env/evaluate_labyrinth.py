@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -20,14 +20,14 @@ from gymnasium.vector import SyncVectorEnv
 from torch import Tensor
 
 import gtmsm_env  # noqa: F401  registers the worlds
-from gtmsm_env import recipe_vizdoom
+from gtmsm_env import recipe_quake, recipe_vizdoom
 from gtmsm_env.data import record
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
 from gtmsm_env.networks import frames_to_x, x_to_frames
 from gtmsm_env.oracles import composed, nearest_view
 from gtmsm_env.perspective import relative
-from gtmsm_env.recipe_labyrinth import AGENTS, CAMERA, JUDGED_ONLY, Agent, check_images
+from gtmsm_env.recipe_labyrinth import AGENTS, CAMERA, JUDGED_ONLY, Agent, check_images, heedless
 from gtmsm_env.report import named_table, plain
 from gtmsm_env.trials import mean_square, psnr, share, span_name, together
 from gtmsm_env.types import Walk, gaussian_log_prob, phi
@@ -38,6 +38,8 @@ CHUNK = 10  # rooms in memory at once
 SLICE = 10  # steps decoded at once
 PASSAGE = 30  # steps before and after a passage that figure 4 shows
 SHOWN = 0.9  # share of a frame from which on its place counts as seen
+
+ALONE, OBSERVED = "units, actions alone", "units, observed to the end"  # of an agent that runs into things
 
 OURS, PAPER = "our prior, projected views", "the paper's prior, combined"
 TRUE_POSE = "our prior at the true pose"
@@ -85,6 +87,12 @@ class Measured:
     shown: Floats  # (W, horizon) share of the pixels that the oracle's views show
     right_room: Floats | None  # (W, horizon) 1 where the imagined frame is likest to the room that the agent is in; NaN in corridors
     entered: Flags | None  # (W, horizon) whether the agent has been in that room while it remembered
+    otherwise: dict[str, Floats]  # (W, far) units between true places and those otherwise inferred, of an agent that runs into things
+
+
+def experiments() -> dict[str, Agent]:
+    """All that are judged here, by the name that the command gives them."""
+    return {**AGENTS, **JUDGED_ONLY, **recipe_quake.AGENTS, **recipe_vizdoom.AGENTS}
 
 
 def record_trials(agent: Agent, world: dict[str, Any], episodes: int, seed: int, split: str = "test") -> Iterator[Trials]:
@@ -94,7 +102,8 @@ def record_trials(agent: Agent, world: dict[str, Any], episodes: int, seed: int,
         rows = min(CHUNK, episodes - start)
         envs = gym.make_vec(world["id"], num_envs=rows, **{**world["kwargs"], **agent.rules, "task": None, "split": split})
         generators = [np.random.default_rng((seed + start + row, 1)) for row in range(rows)]
-        walk = record(envs, agent.tau + agent.far, generators, seed=seed + start)
+        policy = None if agent.careful else heedless(envs, generators, whims=0.0)
+        walk = record(envs, agent.tau + agent.far, generators, seed=seed + start, policy=policy)
         assert walk.poses is not None
         depth, camera = true_depths(envs.unwrapped, walk.poses[:, :until].double().numpy())
         yield Trials(agent, envs.unwrapped, walk, from_start(walk.poses), torch.from_numpy(depth).float(), camera)
@@ -217,8 +226,14 @@ LINES: dict[str, dict[str, Any]] = {  # how the curves of a figure look
 def measure(model: GTMSM, trials: Trials, seed: int) -> tuple[Measured, dict[str, Frames], Tensor]:
     """Remember, imagine and measure some rooms; the imagined frames by name and the states (W, tau + far, 3) are given too."""
     tau, horizon, actions = trials.agent.tau, trials.agent.horizon, trials.walk.actions
-    memory = model.recall(model.remember(Walk(trials.remembered, actions[:, : tau - 1])).memory)
-    states = model.filter(actions)[0]  # the paper's agents meet nothing that would stop them
+    belief = model.remember(Walk(trials.remembered, actions[:, : tau - 1]))
+    memory = model.recall(belief.memory)
+    imagined: dict[str, Tensor] = {"": model.filter(actions)[0]}  # a careful agent meets nothing that would stop it
+    if not trials.agent.careful:
+        imagined |= {ALONE: imagined[""], OBSERVED: model.infer_walk(belief.memory.values["z_mean"], actions, frames=trials.walk.frames)[0]}
+        ahead = model.imagine(replace(belief, memory=memory), actions[:, tau - 1 :]).mean
+        imagined[""] = torch.cat([belief.memory.s_mean, ahead], dim=1)
+    states = imagined.pop("")
     s = states[:, tau:]
     without, seen = model_free_frames(trials)
     shown = dict(model_frames(model, memory, s[:, :horizon], trials)) | without
@@ -235,6 +250,7 @@ def measure(model: GTMSM, trials: Trials, seed: int) -> tuple[Measured, dict[str
         shown=seen,
         right_room=right,
         entered=entered,
+        otherwise={name: np.linalg.norm((other - trials.pose)[:, tau:, :2].double().numpy(), axis=-1) for name, other in imagined.items()},
     )
     return measured, shown, states
 
@@ -284,7 +300,7 @@ def judge(
 ) -> tuple[dict[str, Any], Measured, tuple[Trials, dict[str, Frames], Tensor]]:
     """All figures of a model in unseen rooms, what they were computed from, and the first rooms with what was imagined of them."""
     check_images(images)
-    agent = {**AGENTS, **JUDGED_ONLY, **recipe_vizdoom.AGENTS}[experiment]
+    agent = experiments()[experiment]
     assert model.world is not None
     parts: list[Measured] = []
     first: list[tuple[Trials, dict[str, Frames], Tensor]] = []
@@ -308,7 +324,7 @@ def judge(
         "right room": right_room_figures(measured.right_room, measured.entered),
         "poses": {
             name: {str(after): float(values[:, after - 1].mean()) for after in sorted({1, 16, agent.horizon, agent.far})}
-            for name, values in (("units", measured.distance), ("degrees", measured.turned))
+            for name, values in {"units": measured.distance, "degrees": measured.turned, **measured.otherwise}.items()
         },
         "likelihood": {
             "elbo per dimension": float((measured.log_likelihood - measured.kl).mean() / size),

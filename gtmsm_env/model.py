@@ -15,15 +15,17 @@ from torch import Tensor, nn
 
 from gtmsm_env import projection
 from gtmsm_env.checkpoint import CheckpointError, check_keys, load_checkpoint, save_checkpoint
+from gtmsm_env.contacts import Contacts
 from gtmsm_env.floorplan import standing
 from gtmsm_env.landmarks import Inferred, Landmarks
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.neighbours import nearest_before
 from gtmsm_env.networks import ConvDecoder, ConvEncoder, Decoder, Encoder, frames_to_x, x_to_frames
 from gtmsm_env.obstacles import KEPT, Obstacles, axes_of, count_moves, effect, without_moves
+from gtmsm_env.perspective import relative
 from gtmsm_env.priors import CombinedPrior, ViewsPrior, mixture_prior, with_views
 from gtmsm_env.projection import ProjectedViews
-from gtmsm_env.transitions import FirstPerson, LinearWithWalls, Rotation, Walking
+from gtmsm_env.transitions import FirstPerson, HardWalking, LinearWithWalls, Rotation, Walking, turned
 from gtmsm_env.types import (
     WITHIN,
     Belief,
@@ -38,7 +40,7 @@ from gtmsm_env.types import (
 
 Prior = Callable[[Tensor, SpatialMemory], GaussianMixture]
 Stops = Callable[[Tensor], Tensor]
-LAWS = {"walls": LinearWithWalls, "rotation": Rotation, "walking": Walking}
+LAWS = {"walls": LinearWithWalls, "rotation": Rotation, "walking": Walking, "hard walking": HardWalking}
 PRETRAINED = Path(__file__).parent / "pretrained"
 PART = 16  # states that are blended at once: of a batch few are, and what fills up a part is blended too
 
@@ -68,12 +70,13 @@ class GTMSM(nn.Module):
         delta: softens its weights (section 4.1)
         sigma_s: deviation of one transition, in the state's unit
         sigma_x: deviation of the Gaussian likelihood, for x in [0, 1]
-        law: how actions move the state: "walls" (equation 4), or in first person "rotation" (5) or "walking" (6)
+        law: how actions move the state: "walls" (equation 4), or in first person "rotation" (5), "walking" (6) or "hard walking"
         prior: "views", what remembered views show once moved; or the paper's, "mixture" and in first person "combined"
         camera: of "views" in first person: "field_of_view" in degrees, "height" and "ceiling" over the floor
         learned_metric: of "combined": whether distances are measured after a learned linear map
         landmarks: how many remembered views correct the inferred state (appendix D); 0 for none, when actions alone tell it
         reach: with landmarks, how many steps from the start obstacles are remembered
+        contacts: in first person, whether the frames before and after a step tell what stopped it; the camera is needed for it
         world: what the model was trained on: {"id": ..., "kwargs": ..., "start": ...}; a dream of another world is refused
     """
 
@@ -95,6 +98,7 @@ class GTMSM(nn.Module):
         learned_metric: bool = False,
         landmarks: int = 0,
         reach: int = 8,
+        contacts: bool = False,
         world: dict | None = None,
     ) -> None:
         super().__init__()
@@ -121,6 +125,11 @@ class GTMSM(nn.Module):
                 "Landmarks are counted, and obstacles kept on a lattice in the plane around the start: landmarks of 0 or more, and with "
                 f"some state_size=2 and reach of 1 or more; given landmarks={landmarks}, state_size={state_size}, reach={reach}."
             )
+        if contacts and (camera is None or law == "rotation"):
+            raise ValueError(
+                "Contacts are felt by a walker that is told its camera, of the prior 'views' in first person; given contacts=True with "
+                f"law={law!r}, prior={prior!r}, camera={camera}."
+            )
         self.config = {name: value for name, value in locals().items() if name not in ("self", "__class__", "first_person", "paper")}
         height, width, channels = frame_shape
         self.frame_shape, self.num_actions, self.world = tuple(frame_shape), num_actions, world
@@ -128,16 +137,17 @@ class GTMSM(nn.Module):
         x_shape = (channels, height, width)
         self.encoder: Encoder | ConvEncoder
         self.decoder: Decoder | ConvDecoder
-        self.transition: LinearWithWalls | Rotation | Walking
+        self.transition: LinearWithWalls | FirstPerson
         if first_person:
             self.encoder, self.decoder = ConvEncoder(x_shape, z_size), ConvDecoder(x_shape, z_size)
-            self.transition = Rotation(num_actions, sigma_s) if law == "rotation" else Walking(num_actions, sigma_s)
+            self.transition = LAWS[law](num_actions, sigma_s=sigma_s)
         else:
             self.encoder, self.decoder = Encoder(math.prod(x_shape), z_size, hidden), Decoder(x_shape, z_size, hidden)
             self.transition = LinearWithWalls(num_actions, state_size, sigma_s)
         self.views = ViewsPrior(x_shape, z_size, state_size) if prior == "views" and not first_person else None
         self.combined = CombinedPrior(z_size, K, learned_metric) if prior == "combined" else None
         self.projected = ProjectedViews(x_shape, z_size, camera, K) if camera is not None else None
+        self.contacts = Contacts(camera, height) if contacts and camera is not None else None
         self.landmarks = Landmarks(landmarks, delta) if landmarks else None
         self.obstacles = Obstacles(reach) if landmarks else None
 
@@ -185,7 +195,7 @@ class GTMSM(nn.Module):
             values["frame"] = frame
         values = {name: value.unsqueeze(s.dim() - 1) for name, value in values.items()}
         memory = SpatialMemory(s.unsqueeze(-2), variance.unsqueeze(-2), values, facts=self._signed(s.shape[:-1]))
-        return Belief(s, variance, torch.zeros_like(s), memory)
+        return Belief(s, variance, torch.zeros_like(s), memory, frame if self.contacts is not None else None)
 
     @torch.no_grad()
     def observe(
@@ -218,7 +228,7 @@ class GTMSM(nn.Module):
         else:  # frames that are neither remembered nor compared are not looked at
             z_mean, z_variance = frame.new_zeros(2, *where.shape, self.config["z_size"], dtype=belief.mean.dtype)
             z_mean[where], z_variance[where] = self.encode(frame[where])
-        before, belief = belief, self._infer(belief, action, z_mean)
+        before, belief = belief, self._infer(belief, action, frame, z_mean)
         entry = {
             "z_mean": z_mean,
             "z_variance": z_variance,
@@ -255,22 +265,36 @@ class GTMSM(nn.Module):
 
     @torch.no_grad()
     def infer(self, belief: Belief, action: Tensor, frame: Tensor) -> Belief:
-        """A real step that is not remembered: q(s_t) after a_t (*B,) on seeing x_t (*B, H, W, C), which a model with landmarks looks at.
+        """A real step that is not remembered: q(s_t) after a_t (*B,) on seeing x_t (*B, H, W, C), which a model with landmarks or contacts
+        looks at.
 
         `displacement` is then the inferred one: next to nothing for a blocked move.
         """
         self._check_actions(action, belief.mean.shape[:-1])
-        if self.landmarks is None:  # nothing is looked at
-            return self._infer(belief, action, None)
+        if self.landmarks is None and self.contacts is None:  # nothing is looked at
+            return self._move(belief, action)
         self._check(frame, action.shape)
-        return self._infer(belief, action, self.encode(frame)[0])
+        return self._infer(belief, action, frame, None if self.landmarks is None else self.encode(frame)[0])
 
-    def _infer(self, belief: Belief, action: Tensor, z_mean: Tensor | None) -> Belief:
+    def _infer(self, belief: Belief, action: Tensor, frame: Tensor, z_mean: Tensor | None) -> Belief:
         predicted = self._move(belief, action)
+        if self.contacts is not None:
+            if belief.frame is None:
+                return replace(predicted, frame=frame)
+            lost, variance = self._lost(belief.frame, frame, belief.mean, predicted.mean)
+            mean, u = predicted.mean - turned(lost, belief.mean[..., 2]), predicted.displacement - lost
+            return replace(predicted, mean=mean, variance=predicted.variance + variance, displacement=u, frame=frame)
         if z_mean is None or self.landmarks is None:
             return predicted
         mean, variance, _ = self._correct(belief.mean, belief.variance, predicted.mean, z_mean, belief.memory)
         return replace(belief, mean=mean, variance=variance, displacement=mean - belief.mean)
+
+    def _lost(self, before: Tensor, after: Tensor, s: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor]:
+        """What the frames before and after a step from s (*B, n) say that was lost of it, seen from s, and its variance, (*B, n) each."""
+        assert self.contacts is not None
+        given = (before.reshape(-1, *self.frame_shape), after.reshape(-1, *self.frame_shape), relative(predicted, s).reshape(-1, 3))
+        lost, variance = self.contacts.lost(*given)
+        return lost.reshape(s.shape), variance.reshape(s.shape)
 
     def _correct(self, s: Tensor, variance: Tensor, predicted: Tensor, z_mean: Tensor, memory: SpatialMemory) -> Inferred:
         """A step of the posterior from q(s_{t-1}), all arguments (*B, ...) as for `Landmarks`."""
@@ -304,7 +328,7 @@ class GTMSM(nn.Module):
         if walk.rewards is not None:
             check_rewards(walk.rewards)
         z_mean, z_variance = self.encode_walk(walk.frames)
-        mean, variance, u, _ = self.infer_walk(z_mean, walk.actions)
+        mean, variance, u, _ = self.infer_walk(z_mean, walk.actions, frames=walk.frames)
         zero = mean.new_zeros(mean.shape[:-1])
         values = {
             "z_mean": z_mean,
@@ -321,7 +345,8 @@ class GTMSM(nn.Module):
         if self.projected is not None:
             values["frame"] = walk.frames
         memory = SpatialMemory(mean, variance, values, facts=self._signed(mean.shape[:-2]))
-        return Belief(mean[..., -1, :], variance[..., -1, :], u[..., -1, :], memory)
+        last = walk.frames[..., -1, :, :, :] if self.contacts is not None else None
+        return Belief(mean[..., -1, :], variance[..., -1, :], u[..., -1, :], memory, last)
 
     def predict(self, belief: Belief, action: Tensor) -> Belief:
         """One imagined step by a_t (*B,) int64: p(s_t | s_{t-1}, a_t), but against nothing that the memory knows to be in the way.
@@ -545,12 +570,17 @@ class GTMSM(nn.Module):
         steps = torch.arange(1, mean.shape[-2] + 1, device=mean.device)[:, None]
         return mean, (steps * self.transition.sigma_s**2).expand_as(mean), u
 
-    def infer_walk(self, z_mean: Tensor, actions: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def infer_walk(
+        self, z_mean: Tensor, actions: Tensor, lengths: Tensor | None = None, frames: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What `infer` makes of whole walks, each frame compared with those before it: `filter` with landmarks, and the KL of s_t.
 
         z_mean: (*B, T, d) of q(z_t | x_t); actions: (*B, T-1); lengths: as for `filter`, without landmarks only
+        frames: (*B, T, H, W, C) uint8, which contacts are felt by
         Returns means, variances, displacements (*B, T, n), and E_q(s_{t-1}) KL(q(s_t | ...) || p(s_t | s_{t-1}, a_t)) (*B, T), 0 at x_1.
         """
+        if self.contacts is not None and frames is not None:
+            return self._feel(frames, actions)
         if self.landmarks is None:
             mean, variance, u = self.filter(actions, lengths)
             return mean, variance, u, mean.new_zeros(mean.shape[:-1])
@@ -577,6 +607,22 @@ class GTMSM(nn.Module):
         mean, variances = (x.reshape(shape) for x in states.split(n, dim=-1))
         return mean, variances, torch.stack(displacements, dim=1).reshape(shape), torch.stack(kls, dim=1).reshape(shape[:-1])
 
+    def _feel(self, frames: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`infer_walk` with contacts."""
+        self._check_actions(actions, frames.shape[:-4], sequences=True)
+        s = self.transition.W_a.new_zeros(*actions.shape[:-1], 3)
+        square = self.transition.sigma_s**2
+        u, variance = s, torch.full_like(s, square)
+        steps = [(s, variance, u, s[..., 0])]
+        for t in range(actions.shape[-1]):
+            predicted, u = self.transition(s, u, actions[..., t])
+            lost, more = self._lost(frames[..., t, :, :, :], frames[..., t + 1, :, :, :], s, predicted)
+            s, u, variance = predicted - turned(lost, s[..., 2]), u - lost, variance + square + more
+            kl = 0.5 * ((more + lost.square()) / square - (1 + more / square).log()).sum(dim=-1)
+            steps.append((s, variance, u, kl))
+        mean, variance, u, kl = (torch.stack(x, dim=actions.dim() - 1) for x in zip(*steps, strict=True))
+        return mean, variance, u, kl
+
     def forward(
         self, frames: Tensor, index: Tensor, actions: Tensor, tau: int, prior: Prior | None = None, generator: torch.Generator | None = None
     ) -> Elbo:
@@ -599,7 +645,8 @@ class GTMSM(nn.Module):
             mixture, canvas = self.expect(s, memory)
             return mixture
 
-        kl, z = self.divergence(q_mean, q_variance, actions, tau, prior or expected, generator)
+        felt = None if self.contacts is None else torch.take_along_dim(frames, index[..., None, None, None], dim=1)
+        kl, z = self.divergence(q_mean, q_variance, actions, tau, prior or expected, generator, frames=felt)
         x = frames_to_x(torch.take_along_dim(frames, index[:, tau:, None, None, None], dim=1))
         variance = torch.tensor(self.sigma_x**2, device=x.device)
         log_likelihood = gaussian_log_prob(x.flatten(2), self.generate(z, canvas).flatten(2), variance)
@@ -614,13 +661,14 @@ class GTMSM(nn.Module):
         prior: Prior | None = None,
         generator: torch.Generator | None = None,
         lengths: Tensor | None = None,
+        frames: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """KL(q(z_t | x_t) || p(z_t | s_t, M)) for t > tau by one sample of s_t and z_t: (B, T - tau), and that z (B, T - tau, d).
 
-        q_mean, q_variance: (B, T, d) of q(z_t | x_t), those of t <= tau are remembered; lengths as for `filter`.
-        With landmarks, which steps after tau have too, the KL of s_t is added.
+        q_mean, q_variance: (B, T, d) of q(z_t | x_t), those of t <= tau are remembered; lengths, frames as for `infer_walk`.
+        With landmarks or contacts, which steps after tau have too, the KL of s_t is added.
         """
-        s_mean, s_variance, _, s_kl = self.infer_walk(q_mean, actions, lengths)
+        s_mean, s_variance, _, s_kl = self.infer_walk(q_mean, actions, lengths, frames)
         values = {"z_mean": q_mean[:, :tau], "z_variance": q_variance[:, :tau]}
         memory = SpatialMemory(s_mean[:, :tau], s_variance[:, :tau], values)
         mean, variance = q_mean[:, tau:], q_variance[:, tau:]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from gtmsm_env.loops import loops_for
 
 NEAREST, FARTHEST = 0.2, 8.0  # depths that are told apart
+FAR = 2.0  # how deep everything is taken to lie where nothing tells
 AT_ONCE = 8  # poses or views that a core works on: what they take in between is a few megabytes
 
 
@@ -68,6 +69,17 @@ def relative(pose: Tensor, to: Tensor) -> Tensor:
     cos, sin = to[..., 2].cos(), to[..., 2].sin()
     x, y = pose[..., 0] - to[..., 0], pose[..., 1] - to[..., 1]
     return torch.stack([cos * x + sin * y, cos * y - sin * x, pose[..., 2] - to[..., 2]], dim=-1)
+
+
+def carried(camera: Camera, views: Tensor, pose: Tensor, depth: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Views (*B, C, H, W) as they would be seen at a pose that is seen from theirs (*B, 3), if what is seen there lies at `depth`.
+
+    depth: (H, W), or what broadcasts; for a mere turn none matters. Returns the views, and which of their pixels are shown (*B, H, W).
+    """
+    depth = torch.as_tensor(depth, device=pose.device).expand(camera.size, camera.size)
+    ahead, left = camera.seen_from(pose[..., None, None, :], camera.aside, depth)
+    at = camera.pixels(ahead, left, camera.height + camera.slope[:, None] * depth)
+    return sample(views, *at), (camera.outside(*at) < 0.5) & (ahead > 0.1)
 
 
 def sample(pictures: Tensor, column: Tensor, row: Tensor) -> Tensor:

@@ -9,26 +9,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
 
 from gtmsm_env import parallel
+from gtmsm_env.contacts import FELT
+from gtmsm_env.data import Walks, concatenate, record_walks
 from gtmsm_env.floorplan import along
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
 from gtmsm_env.networks import frames_to_x
-from gtmsm_env.perspective import Camera, covering, relative, sample
+from gtmsm_env.perspective import FAR, Camera, carried, covering, relative
 from gtmsm_env.projection import ProjectedViews
 from gtmsm_env.recipe import IMAGINED, Loss, Stage, Trainer
+from gtmsm_env.transitions import FirstPerson
 from gtmsm_env.types import gaussian_log_prob, phi
 
 RULES: dict[str, Any] = {}
 CAMERA = {"field_of_view": 90.0, "height": 0.6, "ceiling": 1.5}  # of these worlds
 WALKS, WHIMS = 1536, 0.05  # what is learned from; how often the walker does any one of the actions
+HEEDLESS = 2048  # walks of one that runs into things, from which contacts are learned
 PLANNED = {"again": 384, "views": 768, "sight": 384, "doubt": 96}  # walks whose floor plans a stage finds once, and then learns on
 
 
@@ -45,16 +50,19 @@ class Agent:
     spans: tuple[tuple[int, int], ...]  # imagined steps that are told apart, both ends included
     # Of the worlds it is judged in, where these are not what was learned from.
     rules: dict[str, Any] = field(default_factory=dict, hash=False)
+    careful: bool = True  # whether it touches nothing, in rooms that it is judged in
 
 
 WALKING = Agent("GTMSM-Labyrinth-v0", "walking", 240, 150, 150, 300, ((1, 16), (17, 100), (101, 150), (1, 150)))
 # Two turns of 38.7 steps; the first six imagined steps show what no remembered frame was taken towards.
 ROTATING = Agent("GTMSM-LabyrinthRotate-v0", "rotation", 78, 33, 45, 45, ((1, 6), (7, 45), (1, 45)))
 AGENTS = {"labyrinth": WALKING, "labyrinth-rotate": ROTATING}
-# Appendix C: the walking model, which has seen single rooms alone, in several; and in rooms that another's textures cover.
+# Appendix C: the walking model, which has seen single rooms alone, in several; in rooms that another's textures cover; and
+# of an agent that runs into things.
 JUDGED_ONLY = {
     "labyrinth-rooms": replace(WALKING, horizon=300, spans=((1, 16), (17, 150), (151, 300), (1, 300)), rules={"rooms": [2, 4]}),
     "labyrinth-lab": replace(WALKING, rules={"textures": "lab"}),
+    "labyrinth-contacts": replace(WALKING, careful=False),
 }
 
 
@@ -81,6 +89,7 @@ def stages(size: str, agent: Agent = WALKING) -> list[Stage]:
         Stage("views", 8000, {"projection": 2e-3}, 250, falling=True, tau=150),
         Stage("sight", 2500, {"projection": 1e-3}, 400, falling=True, tau=150),
         Stage("doubt", 400, {"doubt": 1e-3}, 150, falling=True, tau=150),
+        Stage("contacts", 12000, {"contacts": 1.5e-3}, 75, falling=True),
     ]
 
 
@@ -100,7 +109,7 @@ def new_model(size: str, seed: int, agent: Agent = WALKING) -> GTMSM:
         if agent is WALKING:
             return model
     else:
-        model = GTMSM((32, 32, 3), 8, prior="views", K=8, camera=CAMERA, **shared)
+        model = GTMSM((32, 32, 3), 8, prior="views", K=8, camera=CAMERA, contacts=agent is WALKING, **shared)
     base = GTMSM.load("labyrinth-paper").state_dict()
     taken = ("encoder", "decoder", "transition") if agent is WALKING else ("encoder", "decoder")
     model.load_state_dict({**model.state_dict(), **{name: x for name, x in base.items() if name.startswith(taken)}})
@@ -113,6 +122,13 @@ def policy(world: VectorEnv[Any, Any, Any], generator: Any, whims: float = WHIMS
     return inner.explorer(generator, whims)
 
 
+def heedless(world: VectorEnv[Any, Any, Any], generator: Any, whims: float = WHIMS) -> Any:
+    """The scavenger when it runs into things."""
+    from gtmsm_env.envs.labyrinth_walker import Scavenger
+
+    return Scavenger(world, generator, whims, careful=False)
+
+
 @dataclass
 class LabyrinthTrainer(Trainer):
     """`Trainer` of first-person worlds."""
@@ -121,6 +137,7 @@ class LabyrinthTrainer(Trainer):
     rough = ("views",)  # the longest
     _plans: Tensor | None = field(default=None, repr=False)
     _states: Tensor | None = field(default=None, repr=False)
+    _met: Met | None = field(default=None, repr=False)
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         model, transition, projected = self.model, self.model.transition, self.model.projected
@@ -134,6 +151,8 @@ class LabyrinthTrainer(Trainer):
             parts["stereo"], parts["again"] = list(projected.stereo.net.parameters()), list(projected.stereo.second.parameters())
             parts["projection"] = [p for part in (projected.sight, projected.weigh, projected.mend) for p in part.parameters()]
             parts["doubt"] = [*projected.doubt.parameters(), projected.log_variance]
+        if model.contacts is not None:
+            parts["contacts"] = list(model.contacts.parameters())
         return parts
 
     def losses(self) -> dict[str, Loss]:
@@ -148,6 +167,7 @@ class LabyrinthTrainer(Trainer):
             "views": self.views_loss,
             "sight": self.sight_loss,
             "doubt": self.doubt_loss,
+            "contacts": self.contacts_loss,
         }
 
     def begin(self) -> None:
@@ -162,13 +182,16 @@ class LabyrinthTrainer(Trainer):
 
     def law_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         """lambda ||u_t - u_t^true||^2 of equation 6, lambda being one over each axis' mean square."""
+        return 100 * self.displacement_error(stage, rng).square().mean()
+
+    def displacement_error(self, stage: Stage, rng: np.random.Generator) -> Tensor:
+        """u_t - u_t^true of some walks, in each axis' root mean square: (64, tau - 1, 3)."""
         rows = self._here(rng.integers(len(self.walks), size=64))
         walks = self.walks.batch(rows, stage.tau)
         assert walks.displacements is not None
         assert self.walks.displacements is not None
-        u = self.model.filter(walks.actions)[2][:, 1:]
-        square = self.walks.displacements.square().mean(dim=(0, 1))
-        return 100 * ((u - walks.displacements).square() / square).mean()
+        s = self.model.filter(walks.actions)[0]
+        return (relative(s[:, 1:], s[:, :-1]) - walks.displacements) / self.walks.displacements.square().mean(dim=(0, 1)).sqrt()
 
     def turns_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         """How unlike frames are to those remembered from nearly their heading, rotated into them: the law by frames alone."""
@@ -181,7 +204,7 @@ class LabyrinthTrainer(Trainer):
             distance = distance.masked_fill(torch.arange(stage.tau, device=at.device) >= at[..., None], torch.inf)
             near = distance.topk(min(8, stage.tau), largest=False).indices[..., self._here(rng.permutation(8)[:4])]
             known = distance.take_along_dim(near, -1) < 1
-        seen = rotated(self.camera, views[row[..., None], near], relative(s[row, at][:, :, None], s[row[..., None], near]))
+        seen = carried(self.camera, views[row[..., None], near], relative(s[row, at][:, :, None], s[row[..., None], near]), FAR)
         unlike = (seen[0] - views[row, at][:, :, None]).square().mean(dim=-3)
         shown = seen[1] * known[..., None, None]
         return 1000 * (unlike * shown).sum() / shown.sum().clamp(min=1)
@@ -272,6 +295,16 @@ class LabyrinthTrainer(Trainer):
             expected = self.model.encoder(canvas)[0]
         return -gaussian_log_prob(z, expected, self._projected().variance(laid)).mean()
 
+    def contacts_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
+        """-log p of what steps of a heedless walker lost, of which half met something: displacements as targets."""
+        contacts, met = self.model.contacts, self._meeting()
+        assert contacts is not None
+        drawn = [kind[self._here(rng.integers(len(kind), size=96))] for kind in met.steps]
+        row, step = torch.cat(drawn).unbind(dim=1)
+        redrawn, signs = self._another_room(rng)
+        before, after = (redrawn(met.walks.frames[row, met.walks.index[row, at]]) for at in (step, step + 1))
+        return 100 * contacts.loss(before, after, signs * met.u[row, step], signs[:2] * met.lost[row, step])
+
     # ---------------------------------------------------------------- what they read
 
     @property
@@ -300,7 +333,7 @@ class LabyrinthTrainer(Trainer):
         for action in actions.unique().tolist():
             row, step = (actions == action).nonzero()[:64].unbind(dim=1)
             pose = torch.stack([0 * turns, 0 * turns, turns], dim=-1)  # after the action, seen from before it
-            seen, shown = rotated(self.camera, views[row, step][:, None].expand(-1, 101, -1, -1, -1), pose.expand(len(row), -1, -1))
+            seen, shown = carried(self.camera, views[row, step][:, None].expand(-1, 101, -1, -1, -1), pose.expand(len(row), -1, -1), FAR)
             unlike = (seen - views[row, step + 1][:, None]).square().mean(dim=-3)
             wrong = (unlike * shown).sum(dim=(0, -1, -2)) / shown.sum(dim=(0, -1, -2))
             self.model.transition.W_a[2, action] = turns[wrong.argmin()]
@@ -342,6 +375,17 @@ class LabyrinthTrainer(Trainer):
             self._plans = torch.cat(plans)
         return self._plans
 
+    @torch.no_grad()
+    def _meeting(self) -> Met:
+        if self._met is None:
+            world, law = self.model.world, self.model.transition
+            assert world is not None
+            assert isinstance(law, FirstPerson)
+            kwargs = {**world["kwargs"], "split": "train", "task": None}
+            recorded = record_walks(world["id"], kwargs, HEEDLESS, WALKING.steps, self.seed, displacements=True, policy=heedless)
+            self._met = met_by(law, concatenate(list(recorded)).to(self.walks.frames.device))
+        return self._met
+
     def _asked(self, stage: Stage, rng: np.random.Generator, walks: int = 2, queries: int = 12) -> tuple[Tensor, Tensor, SpatialMemory]:
         """Frames (R, Q, C, H, W) after the steps remembered, the states there, and the memory that is asked for them."""
         projected = self._projected()
@@ -360,11 +404,24 @@ class LabyrinthTrainer(Trainer):
         return views[torch.arange(len(rows), device=at.device)[:, None], at], s, memory
 
 
-def rotated(camera: Camera, views: Tensor, pose: Tensor) -> tuple[Tensor, Tensor]:
-    """Views (*B, C, H, W) as they would be seen at a pose that is seen from theirs (*B, 3), and which pixels they show (*B, H, W).
+class Met(NamedTuple):
+    """Walks among things in the way, and what they did to each step."""
 
-    For a mere turn no depth matters; where the pose is moved too, everything is taken to be 2 units deep.
-    """
-    ahead, left = camera.seen_from(pose[..., None, None, :], camera.aside, pose.new_full((camera.size, 1), 2.0))
-    at = camera.pixels(ahead, left, camera.height + 2 * camera.slope[:, None])
-    return sample(views, *at), (camera.outside(*at) < 0.5) & (ahead > 0.1)
+    walks: Walks
+    u: Tensor  # (W, T-1, 3) what the law expects, its momentum being what was truly left of it
+    lost: Tensor  # (W, T-1, 2) how much more that is than what was moved
+    steps: tuple[Tensor, Tensor]  # (N, 2) walks and steps that met something, and those that did not
+
+
+def met_by(law: FirstPerson, walks: Walks) -> Met:
+    """What agents of a law met on walks with displacements."""
+    assert walks.displacements is not None
+    momentum, u = torch.zeros_like(walks.displacements[:, 0]), []
+    for action, true in zip(walks.actions.unbind(dim=1), walks.displacements.unbind(dim=1), strict=True):
+        expected, momentum = law.step(momentum, action)
+        momentum = momentum - F.pad((expected - true)[:, :2], (0, 1))
+        u.append(expected)
+    expected = torch.stack(u, dim=1)
+    lost = (expected - walks.displacements)[..., :2]
+    felt = lost.norm(dim=-1) > FELT
+    return Met(walks, expected, lost, (felt.nonzero(), (~felt).nonzero()))

@@ -28,6 +28,7 @@ from gtmsm_env import (
     recipe,
     recipe_labyrinth,
     recipe_obstacles,
+    recipe_quake,
     recipe_vizdoom,
 )
 from gtmsm_env.checkpoint import CheckpointError, check_keys, load_checkpoint, save_checkpoint
@@ -40,6 +41,8 @@ from gtmsm_env.transitions import LinearWithWalls
 
 CHECKPOINT_SECONDS = 60
 JUDGED = 100  # test worlds whose figures the card holds, those of `evaluate` by default
+
+ELSEWHERE = {"labyrinth-quake": recipe_quake, "labyrinth-vizdoom": recipe_vizdoom}  # where the law of walking alone is learned anew
 
 Moments = dict[int, dict[str, Tensor]]
 """Adam's, by parameter."""
@@ -80,20 +83,20 @@ def experiment(world: str, size: str, images: str, seed: int, displacements: boo
             rules=recipe_labyrinth.RULES,
             policy=recipe_labyrinth.policy,
         )
-    if world in recipe_vizdoom.AGENTS:
+    if elsewhere := ELSEWHERE.get(world):
         recipe_labyrinth.check_images(images)
         return Experiment(
-            world=recipe_vizdoom.WALKING.world,
-            walks=recipe_vizdoom.WALKS,
-            steps=recipe_vizdoom.WALKING.steps,
-            stages=recipe_vizdoom.stages(size),
-            new_model=lambda: recipe_vizdoom.new_model(seed),
+            world=elsewhere.WALKING.world,
+            walks=elsewhere.WALKS,
+            steps=elsewhere.WALKING.steps,
+            stages=elsewhere.stages(size),
+            new_model=lambda: elsewhere.new_model(seed),
             figures=lambda model: evaluate_labyrinth.summary(evaluate_labyrinth.judge(world, model, JUDGED)[0]),
             displacements=True,
-            trainer=recipe_labyrinth.LabyrinthTrainer,
-            rules={},
-            policy=recipe_vizdoom.policy,
-            rows=recipe_vizdoom.ROWS,
+            trainer=recipe_quake.QuakeTrainer if elsewhere is recipe_quake else recipe_labyrinth.LabyrinthTrainer,
+            rules=elsewhere.WALKING.rules,
+            policy=elsewhere.policy,
+            rows=elsewhere.ROWS,
         )
     if world == "obstacle-grid":
         return Experiment(
@@ -107,7 +110,8 @@ def experiment(world: str, size: str, images: str, seed: int, displacements: boo
         )
     if world != "image-navigation":
         raise ValueError(
-            f"What can be learned is image-navigation, obstacle-grid, labyrinth, labyrinth-rotate and labyrinth-vizdoom; given {world!r}."
+            "What can be learned is image-navigation, obstacle-grid, labyrinth, labyrinth-rotate, labyrinth-quake and labyrinth-vizdoom; "
+            f"given {world!r}."
         )
     return Experiment(
         world=recipe.WORLD,

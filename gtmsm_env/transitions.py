@@ -100,7 +100,7 @@ class FirstPerson(nn.Module):
     """What the laws of section 4.2 share: s_t = s_{t-1} + R(s_{t-1}^(3)) u_t + eps, eps ~ N(0, sigma_s^2 I).
 
     The state is a place and a heading; u_t, ahead, to the left and a turn to the left, is in the agent's own frame, and R turns its first
-    two components by the heading. A law says how actions make u_t.
+    two components by the heading. A law says how actions make u_t, and which momentum goes into the next one: u_t itself in the paper's.
     """
 
     def __init__(self, num_actions: int, sigma_s: float) -> None:
@@ -109,13 +109,13 @@ class FirstPerson(nn.Module):
         self.W_a = nn.Parameter(torch.empty(3, num_actions).normal_(std=0.1))
 
     @abstractmethod
-    def displacement(self, u: Tensor, a: Tensor) -> Tensor:
-        """u_t (*B, 3) of u_{t-1} (*B, 3) and a_t (*B,) int64."""
+    def step(self, u: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+        """u_t (*B, 3) and the momentum after it (*B, 3), of the momentum before it and a_t (*B,) int64, seen from before the step."""
 
     def forward(self, s: Tensor, u: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
-        """One step of the mean: s (*B, 3), u (*B, 3), a (*B,) int64 -> s_t (*B, 3), u_t (*B, 3)."""
-        u = self.displacement(u, a)
-        return s + turned(u, s[..., 2]), u
+        """One step of the mean: s (*B, 3), momentum u (*B, 3), a (*B,) int64 -> s_t (*B, 3) and the momentum after it (*B, 3)."""
+        moved, u = self.step(u, a)
+        return s + turned(moved, s[..., 2]), u
 
     def rollout(
         self,
@@ -125,7 +125,7 @@ class FirstPerson(nn.Module):
         lengths: Tensor | None = None,
         stops: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """All steps: s, u (*B, 3), a (*B, T) int64 -> s_1..s_T and u_1..u_T (*B, T, 3).
+        """All steps: s, u (*B, 3), a (*B, T) int64 -> s_1..s_T and the momentum after each (*B, T, 3).
 
         lengths: None, as these laws have no walls to learn. stops: whether something stands at s (*B, 3), (*B,) bool; the agent slides
         along it.
@@ -140,13 +140,14 @@ class FirstPerson(nn.Module):
                 states.append(s)
                 displacements.append(u)
             return torch.stack(states, dim=-2), torch.stack(displacements, dim=-2)
-        displacements = []
+        displacements, momenta = [], []
         for t in range(a.shape[-1]):
-            u = self.displacement(u, a[..., t])
-            displacements.append(u)
+            moved, u = self.step(u, a[..., t])
+            displacements.append(moved)
+            momenta.append(u)
         us = torch.stack(displacements, dim=-2)  # (*B, T, 3)
         heading = s[..., None, 2] + us[..., 2].cumsum(dim=-1) - us[..., 2]  # before each step
-        return s[..., None, :] + turned(us, heading).cumsum(dim=-2), us
+        return s[..., None, :] + turned(us, heading).cumsum(dim=-2), torch.stack(momenta, dim=-2)
 
     @property
     def step_length(self) -> float:
@@ -164,10 +165,10 @@ class FirstPerson(nn.Module):
     def _held(self) -> Tensor:
         """What each action does once momentum has built up, (A, 3)."""
         held = torch.arange(self.W_a.shape[1], device=self.W_a.device)
-        u = self.W_a.new_zeros(len(held), 3)
+        moved = u = self.W_a.new_zeros(len(held), 3)
         for _ in range(32):
-            u = self.displacement(u, held)
-        return u
+            moved, u = self.step(u, held)
+        return moved
 
 
 class Rotation(FirstPerson):
@@ -176,8 +177,9 @@ class Rotation(FirstPerson):
     def __init__(self, num_actions: int, sigma_s: float = 1e-3) -> None:
         super().__init__(num_actions, sigma_s)
 
-    def displacement(self, u: Tensor, a: Tensor) -> Tensor:
-        return self.W_a.t()[a]
+    def step(self, u: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+        u = self.W_a.t()[a]
+        return u, u
 
 
 class Walking(FirstPerson):
@@ -194,16 +196,48 @@ class Walking(FirstPerson):
         self.beta = nn.Parameter(torch.zeros(3))
         self.rho = nn.Parameter(torch.zeros(()))
 
-    def displacement(self, u: Tensor, a: Tensor) -> Tensor:
+    def step(self, u: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         push, kept = self.W_a.t()[a], torch.sigmoid(self.beta) / self.c
         # What a move lacks must not bend the turn before it: no gradient.
-        return self.c * torch.tanh(push + kept * turned(u, -self.rho * u[..., 2].detach()))
+        u = self.c * torch.tanh(push + kept * turned(u, -self.rho * u[..., 2].detach()))
+        return u, u
+
+
+class HardWalking(FirstPerson):
+    """Walking as game engines have it, DeepMind Lab's (Quake's) among them: hard limits, where equation 6 has a smooth one.
+
+    A step is of `FRAMES` frames. In each the agent turns by its share of the turn, loses speed to friction, v <- v - friction max(v, stop),
+    and is pushed along W_a a_t until its speed in that direction is c, the top speed; u_t is the mean of its velocity over the frames. All
+    but the number of frames is learned. The momentum is the velocity after the last frame, and stays in the world's frame.
+    """
+
+    FRAMES = 4
+
+    def __init__(self, num_actions: int, sigma_s: float = 1e-3) -> None:
+        super().__init__(num_actions, sigma_s)  # W_a: pushes a frame, in top speeds; turns a step, in radians
+        self.c = nn.Parameter(torch.tensor(0.3))
+        self.friction = nn.Parameter(torch.tensor(-2.0))  # a frame, by its logit
+        self.stop = nn.Parameter(torch.tensor(-1.0))  # in top speeds, by its logit
+
+    def step(self, u: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+        push, turn = self.W_a.t()[a].split([2, 1], dim=-1)
+        strength = (push.square().sum(dim=-1, keepdim=True) + 1e-10).sqrt()
+        v = turned(u, -u[..., 2])[..., :2] / self.c
+        share, moved = turn / self.FRAMES, torch.zeros_like(v)
+        for frame in range(1, self.FRAMES + 1):
+            v = turned(v, -share[..., 0])
+            speed = (v.square().sum(dim=-1, keepdim=True) + 1e-8).sqrt()
+            v = v * (1 - torch.sigmoid(self.friction) * torch.maximum(speed, torch.sigmoid(self.stop)) / speed).clamp(min=0)
+            along = (v * push).sum(dim=-1, keepdim=True) / strength
+            v = v + torch.minimum((1 - along).clamp(min=0), strength) * push / strength
+            moved = moved + turned(v, frame * share[..., 0]) / self.FRAMES
+        return torch.cat([self.c * moved, turn], dim=-1), torch.cat([self.c * turned(v, turn[..., 0]), turn], dim=-1)
 
 
 def turned(u: Tensor, heading: Tensor) -> Tensor:
-    """R(heading) u: u (*B, 3), its first two components turned by heading (*B,)."""
+    """R(heading) u: u (*B, 3) or (*B, 2), its first two components turned by heading (*B,)."""
     cos, sin = heading.cos(), heading.sin()
-    return torch.stack([cos * u[..., 0] - sin * u[..., 1], sin * u[..., 0] + cos * u[..., 1], u[..., 2]], dim=-1)
+    return torch.stack([cos * u[..., 0] - sin * u[..., 1], sin * u[..., 0] + cos * u[..., 1], *u[..., 2:].unbind(dim=-1)], dim=-1)
 
 
 def slide(s: Tensor, moved: Tensor, u: Tensor, stops: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:

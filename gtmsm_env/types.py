@@ -126,12 +126,14 @@ class Belief:
 
     mean: Tensor  # (*B, n) mean of q(s_t)
     variance: Tensor  # (*B, n) variance of q(s_t)
-    displacement: Tensor  # (*B, n) u_t, the last displacement in the agent's frame; 0 at the start
+    displacement: Tensor  # (*B, n) u_t, the last displacement in the agent's frame, or another momentum that its law keeps; 0 at the start
     memory: SpatialMemory
+    frame: Tensor | None = None  # (*B, H, W, C) uint8, x_t, where the model feels contacts: it compares x_{t+1} with it
 
     def __getitem__(self, rows: Tensor | slice) -> Belief:
         """Some rows of the first batch axis (a mask, indices or a slice)."""
-        return Belief(self.mean[rows], self.variance[rows], self.displacement[rows], self.memory[rows])
+        frame = None if self.frame is None else self.frame[rows]
+        return Belief(self.mean[rows], self.variance[rows], self.displacement[rows], self.memory[rows], frame)
 
     def put(self, rows: Tensor, other: Belief) -> Belief:
         """This belief with some rows of the first batch axis taken, in order, from `other`.
@@ -149,6 +151,7 @@ class Belief:
             merge(self.variance, other.variance),
             merge(self.displacement, other.displacement),
             self.memory.put(rows, other.memory),
+            None if self.frame is None or other.frame is None else merge(self.frame, other.frame),
         )
 
 

@@ -191,7 +191,8 @@ def end_of(memory: str | Path | SpatialMemory, model: GTMSM) -> Belief:
 
 def move(belief: Belief, device: torch.device | str) -> Belief:
     """A belief on another device."""
-    return Belief(belief.mean.to(device), belief.variance.to(device), belief.displacement.to(device), belief.memory.to(device))
+    frame = None if belief.frame is None else belief.frame.to(device)
+    return Belief(belief.mean.to(device), belief.variance.to(device), belief.displacement.to(device), belief.memory.to(device), frame)
 
 
 def spread(belief: Belief, rows: int) -> Belief:
@@ -333,7 +334,5 @@ def put_over(mine: Belief, rows: Tensor, other: Belief) -> Belief:
 
 def stand(mine: Belief, rows: Tensor, at: Belief) -> Belief:
     """`mine` with some rows put, in order, where `at` is, in the memories they have."""
-    mean, variance, displacement = (
-        getattr(mine, name).index_copy(0, rows, getattr(at, name)) for name in ("mean", "variance", "displacement")
-    )
-    return Belief(mean, variance, displacement, mine.memory)
+    parts = {name: (getattr(mine, name), getattr(at, name)) for name in ("mean", "variance", "displacement", "frame")}
+    return replace(mine, **{name: x.index_copy(0, rows, y) for name, (x, y) in parts.items() if x is not None and y is not None})

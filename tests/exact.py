@@ -18,7 +18,7 @@ from gtmsm_env.landmarks import Landmarks
 from gtmsm_env.model import GTMSM
 from gtmsm_env.obstacles import Obstacles
 from gtmsm_env.recipe_labyrinth import CAMERA
-from gtmsm_env.transitions import Rotation, Walking
+from gtmsm_env.transitions import HardWalking, Rotation, Walking
 
 
 class ExactWalls(nn.Module):
@@ -66,6 +66,19 @@ def exact_walking(speed: float = 0.15, turn: float = 8.448) -> Walking:
         law.c.copy_(torch.tensor([speed, speed, 2 * turn]))
         law.beta.copy_(torch.tensor([math.log(0.7 / 0.3), math.log(0.7 / 0.3), -40.0]))  # places coast, headings do not
         law.W_a.copy_(torch.tensor([0.6, 0.6, math.atanh(0.5)])[:, None] * torch.from_numpy(COMMANDS).t())
+    return law.requires_grad_(False)
+
+
+def exact_hard_walking(speed: float = 0.15, turn: float = 8.448) -> HardWalking:
+    """The law of the labyrinth's "lab" physics, of an agent that touches nothing."""
+    from gtmsm_env.envs.labyrinth_physics import ACCELERATION, FRICTION, STOP
+
+    law = HardWalking(8)
+    with torch.no_grad():
+        law.c.fill_(speed)
+        law.friction.fill_(math.log(FRICTION / (1 - FRICTION)))
+        law.stop.fill_(math.log(STOP / (1 - STOP)))
+        law.W_a.copy_(torch.tensor([ACCELERATION, ACCELERATION, math.radians(turn)])[:, None] * torch.from_numpy(COMMANDS).t())
     return law.requires_grad_(False)
 
 

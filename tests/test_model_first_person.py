@@ -77,7 +77,7 @@ def close(a: Belief, b: Belief, atol: float = 1e-4) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"law": "running"}, r"laws are \['walls', 'rotation', 'walking'\].*given prior='combined', law='running'"),
+        ({"law": "running"}, r"laws are \['walls', 'rotation', 'walking', 'hard walking'\].*given prior='combined', law='running'"),
         ({"prior": "mixture"}, "priors of 'walking' are 'views' and 'combined', the paper's; given prior='mixture'"),
         ({"law": "walls", "state_size": 2}, "priors of 'walls' are 'views' and 'mixture', the paper's; given prior='combined'"),
         ({"state_size": 2}, r"a place and a heading, state_size=3.*given law='walking', state_size=2"),

@@ -20,9 +20,9 @@ from gtmsm_env.__main__ import parser
 from gtmsm_env.checkpoint import load_checkpoint
 from gtmsm_env.data import Walks, concatenate, record_walks
 from gtmsm_env.model import GTMSM
-from gtmsm_env.perspective import Camera
+from gtmsm_env.perspective import FAR, Camera, carried
 from gtmsm_env.recipe import Stage
-from gtmsm_env.recipe_labyrinth import AGENTS, CAMERA, ROTATING, WALKING, WHIMS, Agent, LabyrinthTrainer, new_model, policy, rotated, stages
+from gtmsm_env.recipe_labyrinth import AGENTS, CAMERA, ROTATING, WALKING, WHIMS, Agent, LabyrinthTrainer, new_model, policy, stages
 
 pytest.importorskip("numba")
 
@@ -65,7 +65,7 @@ def small_model(size: str, seed: int, agent: Agent, pixels: int = SIZE) -> GTMSM
     shared: dict[str, Any] = {"state_size": 3, "z_size": 8, "law": agent.law, "sigma_x": 0.05, "world": world}
     if size == "paper":
         return GTMSM((pixels, pixels, 3), 8, prior="combined", K=4, **shared)
-    model = GTMSM((pixels, pixels, 3), 8, prior="views", K=4, camera=CAMERA, **shared)
+    model = GTMSM((pixels, pixels, 3), 8, prior="views", K=4, camera=CAMERA, contacts=agent is WALKING, **shared)
     if agent is WALKING:
         model.transition.load_state_dict(exact_walker().transition.state_dict())
     return model
@@ -337,7 +337,7 @@ def test_views_are_rotated_as_by_loops(pose: tuple[float, float, float]) -> None
     size = 16
     row, column = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     view = torch.stack([column, row, row]).float()
-    (seen,), (shown,) = rotated(Camera(size, **CAMERA), view[None], torch.tensor([pose]))
+    (seen,), (shown,) = carried(Camera(size, **CAMERA), view[None], torch.tensor([pose]), FAR)
     expected = slow_rotated(size, pose)
     inside = (expected >= 0).all(axis=-1) & (expected <= size - 1).all(axis=-1)
     assert inside.sum() > size
@@ -358,13 +358,13 @@ def test_a_rotated_view_is_what_is_seen_after_the_turn() -> None:
         after = torch.from_numpy(envs.look(rows, envs._pose + np.array([0, 0, turn]))).permute(0, 3, 1, 2) / 255
 
         def unlike(by: float, after: Tensor = after) -> float:
-            seen, shown = rotated(camera, before, torch.tensor([0.0, 0.0, float(by)]).expand(4, 3))
+            seen, shown = carried(camera, before, torch.tensor([0.0, 0.0, float(by)]).expand(4, 3), FAR)
             return float(((seen - after).square().mean(dim=1) * shown).sum() / shown.sum())
 
         angles = np.linspace(-0.6, 0.6, 61)
         assert angles[np.argmin([unlike(by) for by in angles])] == pytest.approx(turn, abs=0.021)
         assert unlike(turn) < 0.3 * unlike(0)
-    same, shown = rotated(camera, before, torch.zeros(4, 3))
+    same, shown = carried(camera, before, torch.zeros(4, 3), FAR)
     torch.testing.assert_close(same, before, atol=1e-4, rtol=0)
     assert shown.all()
 

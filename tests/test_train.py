@@ -384,7 +384,7 @@ def test_experiments_of_the_labyrinth(world: str) -> None:
         train.experiment(world, "default", "procedural", 0, displacements=True)
     with pytest.raises(ValueError, match="the labyrinth has none: leave out --images photos"):
         train.experiment(world, "default", "photos", 0, displacements=False)
-    with pytest.raises(ValueError, match="labyrinth, labyrinth-rotate and labyrinth-vizdoom; given 'maze'"):
+    with pytest.raises(ValueError, match="labyrinth, labyrinth-rotate, labyrinth-quake and labyrinth-vizdoom; given 'maze'"):
         train.experiment("maze", "default", "procedural", 0, displacements=False)
 
 

@@ -1,0 +1,52 @@
+"""How the walking experiment is carried over to DeepMind Lab's physics, where the agent runs into things: the law is learned anew.
+
+What is seen, and how contacts are felt, is taken as it ships: neither depends on how momentum builds up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gtmsm_env import recipe_labyrinth
+from gtmsm_env.model import GTMSM
+from gtmsm_env.recipe import Stage
+from gtmsm_env.recipe_labyrinth import LabyrinthTrainer
+
+WALKING = replace(recipe_labyrinth.WALKING, rules={"physics": "lab"}, careful=False)
+AGENTS = {"labyrinth-quake": WALKING}
+WALKS, ROWS = 768, 256  # what is learned from, and how many worlds are walked at once
+FREE = 0.01  # of the typical step: deviations beyond it count by their size and not by its square, as something was in the way there
+
+policy = recipe_labyrinth.heedless
+
+
+def stages(size: str) -> list[Stage]:
+    """The stages of a full training: the law alone."""
+    if size == "paper":
+        raise ValueError("What is seen among contacts is taken from our model of the labyrinth, so there is one size; leave out --size.")
+    return [Stage("law", 800, {"law": 1e-2}, 90, falling=True, tau=32)]
+
+
+def new_model(seed: int) -> GTMSM:
+    """The labyrinth's model as it ships, with a law of hard limits that has learned nothing."""
+    base = GTMSM.load("labyrinth")
+    torch.manual_seed(seed)
+    world = {"id": WALKING.world, "kwargs": WALKING.rules, "start": "anywhere"}
+    model = GTMSM(**{**base.config, "law": "hard walking", "world": world})
+    taken = {name: x for name, x in base.state_dict().items() if not name.startswith("transition")}
+    model.load_state_dict({**model.state_dict(), **taken})
+    return model
+
+
+@dataclass
+class QuakeTrainer(LabyrinthTrainer):
+    """`LabyrinthTrainer` of walks on which things are in the way."""
+
+    def law_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
+        """The error of the displacements, smoothly from its square to its size at `FREE`: steps that met something pull little."""
+        wrong = self.displacement_error(stage, rng)
+        return 100 * ((wrong.square() + FREE**2).sqrt() - FREE).mean()
