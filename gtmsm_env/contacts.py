@@ -11,14 +11,16 @@ from gtmsm_env.perspective import FAR, Camera, carried
 from gtmsm_env.types import gaussian_log_prob
 
 FELT = 0.002  # units that a move lacks from which on something has stopped it
+LEAST = 0.001  # units: no deviation of what was lost is smaller
+SURE = 4.0  # log odds from which on a contact is felt: it learns from as many steps with as without, and what is felt in error adds up
 
 
 class Contacts(nn.Module):
     """How much of a move was lost against something in its way, told by the frames before and after it.
 
     Either nothing was in the way and the law is right, or part of the move was lost, by N(lost; m, v) ahead and to the left. A network sees
-    the frame after the move, and the one before as it would be seen after the turn alone and after the whole move; where it finds the
-    second case likelier, m is taken off. A mere turn meets nothing.
+    the frame after the move, and the one before as it would be seen after the turn alone and after the whole move; where it is
+    sure of the second case, m is taken off. A mere turn meets nothing.
     """
 
     def __init__(self, camera: dict[str, float], size: int, hidden: int = 512) -> None:
@@ -47,7 +49,7 @@ class Contacts(nn.Module):
         move, move_seen = self.moved(x, u)
         seen = self.net(torch.cat([now, turn, turn_seen, move, move_seen], dim=1))
         told = self.head(torch.cat([seen, 10 * u], dim=1))
-        return told[:, 0], told[:, 1:3] / 10, (2 * told[:, 3:] - 8).exp()
+        return told[:, 0], told[:, 1:3] / 10, (2 * told[:, 3:] - 8).exp() + LEAST**2
 
     def moved(self, x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """What x (B, C, H, W) shows after a move u (B, 3) if all but floor and ceiling lies `FAR`: (B, C, H, W), and where (B, 1, H, W)."""
@@ -57,7 +59,7 @@ class Contacts(nn.Module):
     def lost(self, before: Tensor, after: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """What is taken off the move u (B, 3), seen from before it, and the variance that adds, (B, 3) each; 0 where nothing is felt."""
         logit, mean, variance = self(before, after, u)
-        felt = (logit > 0)[:, None]
+        felt = (logit > SURE)[:, None]
         return F.pad(torch.where(felt, mean, 0.0), (0, 1)), F.pad(torch.where(felt, variance, 0.0).expand_as(mean), (0, 1))
 
     def loss(self, before: Tensor, after: Tensor, u: Tensor, lost: Tensor) -> Tensor:

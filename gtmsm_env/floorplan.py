@@ -20,8 +20,8 @@ from gtmsm_env.perspective import FARTHEST, NEAREST, Camera, in_parts, overwriti
 
 CELL, REACH = 0.08, 12.8  # units: of the lattice, and how far it extends from the start
 CELLS = round(2 * REACH / CELL)
-RADIUS = 0.2  # units, of the agent, a disc
-STANDS = 0.25  # share of the evidence from which on something stands in a cell
+RADIUS = 0.12  # units that an agent keeps from what stands: its own radius, less by what a plan blurs walls into the room
+STANDS = 0.45  # share of the evidence from which on something stands in a cell
 HEIGHTS = 8  # on a wall, at which views are compared
 TOLD = 5  # what a plan tells of each column and depth
 ALIKE = 0.5  # share of the views compared that count, those that agree best: the others may have something in between

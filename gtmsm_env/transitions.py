@@ -11,6 +11,18 @@ from torch import Tensor, nn
 from gtmsm_env.loops import loops_for
 from gtmsm_env.types import phi
 
+ASIDE = (
+    0.0,
+    20.0,
+    -20.0,
+    40.0,
+    -40.0,
+    60.0,
+    -60.0,
+    80.0,
+    -80.0,
+)  # degrees by which a move is turned where something is in its way, in this order
+
 
 class LinearWithWalls(nn.Module):
     """Equation 4: s_t = s_{t-1} + g(s_{t-1} + W_a a_t) W_a a_t + eps, eps ~ N(0, sigma_s^2 I).
@@ -243,12 +255,13 @@ def turned(u: Tensor, heading: Tensor) -> Tensor:
 def slide(s: Tensor, moved: Tensor, u: Tensor, stops: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """A step from s to `moved` (*B, 3) of an agent that slides along what stops it: s_t and u_t (*B, 3), momentum into it being lost.
 
-    Of a mere turn, the parts of the move along the axes of the ground, and the whole move, the last that nothing stops.
+    The move itself, or what is left of it along the direction the least `ASIDE` that nothing stops, or none; the agent turns in any case.
     """
-    after = torch.cat([s[..., :2], moved[..., 2:]], dim=-1)
-    for axes in ([False, True], [True, False], [True, True]):
-        place = torch.where(torch.tensor(axes, device=s.device), moved[..., :2], s[..., :2])
-        tried = torch.cat([place, moved[..., 2:]], dim=-1)
-        after = torch.where(stops(tried)[..., None], after, tried)
-    back = turned(after - s, -s[..., 2])
-    return after, torch.where((after == moved).all(dim=-1, keepdim=True), u, back)
+    aside = torch.tensor(ASIDE, device=s.device).deg2rad()
+    parts = aside.cos()[:, None] * turned((moved - s)[..., None, :2].expand(*s.shape[:-1], len(aside), 2), aside)
+    tried = torch.cat([s[..., None, :2] + parts, moved[..., None, 2:].expand(*parts.shape[:-1], 1)], dim=-1)
+    free = ~stops(tried)
+    straight, some = free[..., :1], free.any(dim=-1, keepdim=True)
+    found = tried.take_along_dim(free.int().argmax(dim=-1)[..., None, None], dim=-2).squeeze(-2)  # the first that is free
+    after = torch.where(straight, moved, torch.where(some, found, torch.cat([s[..., :2], moved[..., 2:]], dim=-1)))
+    return after, torch.where(straight, u, turned(after - s, -s[..., 2]))

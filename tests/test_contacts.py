@@ -12,7 +12,7 @@ from rooms import KnownRoom
 from torch import Tensor
 from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
 
-from gtmsm_env.contacts import FELT, Contacts
+from gtmsm_env.contacts import FELT, SURE, Contacts
 from gtmsm_env.model import GTMSM
 from gtmsm_env.networks import frames_to_x
 from gtmsm_env.perspective import relative
@@ -34,7 +34,7 @@ def drawn(net: Contacts) -> Contacts:
     for seed, x in enumerate(net.requires_grad_(False).parameters()):
         x.copy_(draws(*x.shape, seed=seed) * (2 * x[0].numel() ** -0.5 if x.dim() > 1 else 0.1))
     logit = net(frames(64, size=net.camera.size, seed=7), frames(64, size=net.camera.size, seed=8), 0.1 * draws(64, 3))[0]
-    net.head[-1].bias[0] -= logit.median()  # type: ignore[index, union-attr]
+    net.head[-1].bias[0] += SURE - logit.median()  # type: ignore[index, union-attr]
     return net
 
 
@@ -88,9 +88,9 @@ def test_nothing_is_taken_off_where_nothing_is_felt() -> None:
     net, u = contacts(), 0.1 * draws(40, 3, seed=5)
     logit, mean, variance = net(frames(40), frames(40, seed=1), u)
     lost, more = net.lost(frames(40), frames(40, seed=1), u)
-    assert 5 < int((logit > 0).sum()) < 35
+    assert 5 < int((logit > SURE).sum()) < 35
     for i in range(40):
-        felt = bool(logit[i] > 0)
+        felt = bool(logit[i] > SURE)
         torch.testing.assert_close(lost[i], torch.tensor([*(mean[i].tolist() if felt else (0.0, 0.0)), 0.0]))
         torch.testing.assert_close(more[i], torch.tensor([float(variance[i]) if felt else 0.0] * 2 + [0.0]))
 

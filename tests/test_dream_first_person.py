@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cmath
 import math
 import warnings
 from typing import Any
@@ -342,9 +343,14 @@ def slow_walk(blocked: np.ndarray, start: Any, actions: Any) -> Any:
         u, v = (SPEED * math.tanh(PUSH * push + KEPT * w / SPEED) for push, w in ((ahead, u), (left, v)))
         cos, sin = math.cos(heading), math.sin(heading)
         to_x, to_y = x + cos * u - sin * v, y + sin * u + cos * v
-        if stops(to_x, to_y):  # the part along x, or else that along y
-            to_x, to_y = (to_x, y) if not stops(to_x, y) else (x, to_y) if not stops(x, to_y) else (x, y)
-            dx, dy = to_x - x, to_y - y
+        if stops(to_x, to_y):  # what is left of the move in the direction the least aside that is free
+            whole, (dx, dy) = complex(to_x - x, to_y - y), (0.0, 0.0)
+            for aside in (20, -20, 40, -40, 60, -60, 80, -80):
+                part = whole * math.cos(math.radians(aside)) * cmath.exp(1j * math.radians(aside))
+                if not stops(x + part.real, y + part.imag):
+                    dx, dy = part.real, part.imag
+                    break
+            to_x, to_y = x + dx, y + dy
             u, v = cos * dx + sin * dy, cos * dy - sin * dx
         x, y, heading = to_x, to_y, heading + TURN * look
         poses.append((x, y, heading))
@@ -363,7 +369,8 @@ def test_a_wall_ahead_stops_the_agent() -> None:
     x, y, _ = env.belief.mean[0].tolist()
     assert int(cell_of(torch.tensor([x, 0.0]))[0]) < edge
     assert int(cell_of(torch.tensor([x + SPEED * math.tanh(PUSH), 0.0]))[0]) >= edge, "a further step would lead into it"
-    assert (y, env.belief.displacement[0].abs().max()) == (0, 0)
+    assert abs(y) < 0.2, "nearly all of its momentum is lost"
+    assert env.belief.displacement[0].norm() < 0.03
     env.reset(options={"state": told([x, 0, 0.8]), "goal": told([5, 5, 3])})
     for _ in range(20):
         env.step(FORWARD)
@@ -389,7 +396,7 @@ def test_walls_are_those_of_a_slow_twin(seed: int) -> None:
         found.append(env.belief.mean[0].numpy())
     np.testing.assert_allclose(found, expected, atol=2e-3)
     free = slow_walk(np.zeros_like(blocked), start, actions)
-    assert np.abs(free - expected).max() > 0.5, "they were in the way"
+    assert np.abs(free - expected).max() > 0.3, "they were in the way"
 
 
 def test_rows_meet_their_own_walls() -> None:
@@ -415,7 +422,7 @@ def test_rows_meet_their_own_walls() -> None:
     torch.testing.assert_close(imagined.mean[:, :, -1], env.belief.mean[:, None].expand(-1, 3, -1))
 
 
-@pytest.mark.parametrize(("depth", "nearest"), [(-1, 6.5), (0, 0.0)])
+@pytest.mark.parametrize(("depth", "nearest"), [(-1, 7.0), (0, 0.0)])
 def test_what_views_imply_is_in_the_way_but_where_the_walk_has_been(depth: int, nearest: float) -> None:
     """Of walls that views tell at the largest depth, and of walls at the smallest, which the walk went through."""
     model = exact_walker()

@@ -18,13 +18,16 @@ from torch.distributions import Normal
 
 from gtmsm_env import evaluate_labyrinth, plots, worlds
 from gtmsm_env.__main__ import main
+from gtmsm_env.contacts import Contacts
 from gtmsm_env.evaluate_labyrinth import (
+    ALONE,
     COMPOSED,
     COPY,
     FLOOR,
     LINES,
     MEAN,
     NEAREST,
+    OBSERVED,
     OURS,
     PAPER,
     TRUE_POSE,
@@ -43,7 +46,7 @@ from gtmsm_env.evaluate_labyrinth import (
 from gtmsm_env.model import GTMSM
 from gtmsm_env.oracles import composed, nearest_view
 from gtmsm_env.perspective import Camera, covering
-from gtmsm_env.recipe_labyrinth import AGENTS, CAMERA, ROTATING, WALKING
+from gtmsm_env.recipe_labyrinth import AGENTS, CAMERA, JUDGED_ONLY, ROTATING, WALKING
 from gtmsm_env.trials import mean_square, psnr
 from gtmsm_env.types import Walk, phi
 
@@ -82,6 +85,50 @@ def paper_model(world: dict[str, Any] = WORLD) -> GTMSM:
     model = GTMSM((SIZE, SIZE, 3), 8, state_size=3, z_size=16, law="walking", prior="combined", K=4, world=world)
     model.transition.load_state_dict(exact_walker(size=SIZE).transition.state_dict())
     return model.eval().requires_grad_(False)
+
+
+# ---------------------------------------------------------------- who runs into things
+
+
+def test_an_agent_that_runs_into_things_is_judged_by_what_it_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where contacts are told truly, poses are inferred truly; by actions alone they are not; and what is imagined goes on from there."""
+    agent = replace(SHORT[WALKING], tau=60, far=60, careful=False)
+    trials = next(record_trials(agent, WORLD, 6, seed=5))
+    model = exact_walker(size=SIZE)
+    model.contacts = Contacts(CAMERA, SIZE).requires_grad_(False)
+    assert trials.walk.displacements is not None
+    true = {
+        frame.numpy().tobytes(): u
+        for row, us in zip(trials.walk.frames, trials.walk.displacements, strict=True)
+        for frame, u in zip(row, us, strict=True)
+    }
+
+    def told(before: Tensor, after: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        moved = torch.stack([true[frame.numpy().tobytes()] for frame in after])
+        lost = torch.cat([(u - moved)[:, :2], torch.zeros(len(u), 1)], dim=1)
+        return lost, 0 * lost
+
+    monkeypatch.setattr(model.contacts, "lost", told)
+    found, _, states = measure(model, trials, seed=0)
+    assert found.otherwise.keys() == {ALONE, OBSERVED}
+    assert found.otherwise[ALONE].shape == (6, 60)
+    assert found.otherwise[ALONE].max() > 0.1
+    assert found.otherwise[OBSERVED].max() < 1e-3
+    torch.testing.assert_close(states[:, :60], trials.pose[:, :60], atol=1e-3, rtol=0)
+    assert found.distance[:, 0].max() < 0.2  # the first step that is imagined
+
+
+def test_a_careful_agent_meets_nothing(measured: tuple[Measured, dict[str, Any], Tensor]) -> None:
+    assert measured[0].otherwise == {}
+
+
+def test_figures_of_contacts_stand_among_the_poses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(JUDGED_ONLY, "labyrinth-contacts", replace(SHORT[WALKING], careful=False))
+    model = exact_walker(size=SIZE)
+    figures = judge("labyrinth-contacts", model, 2, seed=5)[0]
+    assert list(figures["poses"]) == ["units", "degrees", ALONE, OBSERVED]
+    assert ALONE in text(figures)
+    assert json.dumps(summary(figures))
 
 
 # ---------------------------------------------------------------- what is known for sure

@@ -134,9 +134,9 @@ def test_a_plan_is_read_where_it_was_written() -> None:
 
 
 def test_where_something_stands() -> None:
-    """More than a quarter of the evidence, of which there must be some: by hand, and where it is then drawn."""
+    """More than .45 of the evidence, of which there must be some: by hand, and where it is then drawn."""
     plan = torch.zeros(2, CELLS, CELLS)
-    for column, row, stands, free in ((7, 9, 5.0, 1.0), (200, 3, 1.0, 2.0), (30, 31, 1.0, 2.8), (32, 31, 0.05, 0.0), (60, 5, 0.2, 0.0)):
+    for column, row, stands, free in ((7, 9, 5.0, 1.0), (200, 3, 1.0, 0.8), (30, 31, 1.0, 1.0), (32, 31, 0.05, 0.0), (60, 5, 0.3, 0.0)):
         plan[:, row, column] = torch.tensor([stands, free])
     assert something(plan).nonzero().tolist() == [[3, 200], [5, 60], [9, 7]]
     expected = [[middle(200), middle(3)], [middle(60), middle(5)], [middle(7), middle(9)]]
@@ -210,21 +210,21 @@ def test_a_plan_of_true_depths_is_the_room() -> None:
 
 
 def test_walls_that_were_seen_stop_an_agent_that_may_walk_where_it_walked() -> None:
-    """Its body fits wherever it is free; no place nearer than half its body to a wall is."""
+    """Its body fits wherever it is free; places within half of `RADIUS` of a wall are free only where few views saw it."""
     room, poses = KnownRoom(), KnownRoom().poses(40)
     walls = blocked(true_plan(room, poses), poses[None, :, :2], torch.ones(1, 40, dtype=torch.bool))[0]
     column, row = cell_of(poses[:, :2]).t()
     assert not walls[row, column].any()
     west, south, east, north = room.rooms.bounds[0, 0]
-    walked = [False, False]
+    walls_found = []
     for x, y in itertools.product(np.arange(west, east, 0.1), np.arange(south, north, 0.1)):
         clearance, (column, row) = room.clearance(x, y), cell_of(torch.tensor([x, y])).tolist()
         been = (poses[:, :2] - torch.tensor([x, y])).norm(dim=-1).min() < 2 * CELL
-        if clearance > RADIUS + 2 * CELL or (0 < clearance < RADIUS / 2 and not been):
-            free = clearance > RADIUS
-            walked[free] = True
-            assert walls[row, column] != free
-    assert all(walked)
+        if clearance > RADIUS + 2 * CELL:
+            assert not walls[row, column]
+        elif 0 < clearance < RADIUS / 2 and not been:
+            walls_found.append(bool(walls[row, column]))
+    assert np.mean(walls_found) > 0.9
 
 
 # ---------------------------------------------------------------- stereo

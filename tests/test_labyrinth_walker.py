@@ -81,6 +81,19 @@ def test_whims_of_a_row_depend_on_its_own_generator_alone(walker: Any) -> None:
     assert record(env, 60, seed=3, policy=walker(env, np.random.default_rng(0), whims=0.2)).actions.tolist() == alone
 
 
+def test_a_heedless_scavenger_runs_into_things_on_its_way() -> None:
+    touched = {}
+    for careful in (True, False):
+        envs = LabyrinthVectorEnv(16, frame_size=4, task=None)
+        policy, told = Scavenger(envs, np.random.default_rng(0), careful=careful), []
+        envs.reset(seed=0, options={"phase": "walk"})
+        for _ in range(100):
+            told.append(envs.step(policy())[4]["touched"])
+        touched[careful] = np.mean(told)
+    assert touched[True] == 0
+    assert 0.02 < touched[False] < 0.2
+
+
 # ---------------------------------------------------------------- turning
 
 

@@ -15,18 +15,33 @@ import pytest
 import torch
 from torch import Tensor
 
-from gtmsm_env import recipe_labyrinth, train
+from gtmsm_env import recipe_labyrinth, recipe_quake, train
 from gtmsm_env.__main__ import parser
 from gtmsm_env.checkpoint import load_checkpoint
 from gtmsm_env.data import Walks, concatenate, record_walks
 from gtmsm_env.model import GTMSM
 from gtmsm_env.perspective import FAR, Camera, carried
 from gtmsm_env.recipe import Stage
-from gtmsm_env.recipe_labyrinth import AGENTS, CAMERA, ROTATING, WALKING, WHIMS, Agent, LabyrinthTrainer, new_model, policy, stages
+from gtmsm_env.recipe_labyrinth import (
+    AGENTS,
+    CAMERA,
+    ROTATING,
+    WALKING,
+    WHIMS,
+    Agent,
+    LabyrinthTrainer,
+    heedless,
+    met_by,
+    new_model,
+    policy,
+    stages,
+)
+from gtmsm_env.recipe_quake import QuakeTrainer
+from gtmsm_env.transitions import HardWalking
 
 pytest.importorskip("numba")
 
-from exact import exact_walker
+from exact import exact_hard_walking, exact_walker
 
 from gtmsm_env.envs.first_person import COMMANDS
 from gtmsm_env.envs.labyrinth import LabyrinthVectorEnv
@@ -367,6 +382,96 @@ def test_a_rotated_view_is_what_is_seen_after_the_turn() -> None:
     same, shown = carried(camera, before, torch.zeros(4, 3), FAR)
     torch.testing.assert_close(same, before, atol=1e-4, rtol=0)
     assert shown.all()
+
+
+# ---------------------------------------------------------------- of an agent that runs into things
+
+
+def bumped(rows: int = 8, steps: int = 60, **rules: Any) -> Walks:
+    kwargs = {"split": "train", "task": None, "frame_size": SIZE, **rules}
+    return concatenate(list(record_walks(WALKING.world, kwargs, rows, steps, seed=2, chunk=rows, displacements=True, policy=heedless)))
+
+
+def test_what_was_lost_is_what_was_touched() -> None:
+    """In the law's own physics, momentum being what was moved: a move lacks something where the world says so, and nowhere else."""
+    met = met_by(exact_walker().transition, bumped())  # type: ignore[arg-type]
+    env = LabyrinthVectorEnv(8, split="train", task=None, frame_size=SIZE)
+    touched = []
+    env.reset(seed=int(np.random.default_rng(2).integers(2**31)), options={"phase": "walk"})
+    for action in met.walks.actions.numpy().T:
+        touched.append(env.step(action)[4]["touched"])
+    truth = torch.from_numpy(np.stack(touched, axis=1))
+    felt = torch.zeros_like(truth)
+    felt[met.steps[0].unbind(dim=1)] = True
+    assert truth.float().mean() > 0.02
+    assert not (felt & ~truth).any()
+    assert felt.sum() > 0.6 * truth.sum()  # other touches cost less than counts
+    assert len(met.steps[0]) + len(met.steps[1]) == truth.numel()
+    assert met.walks.displacements is not None
+    torch.testing.assert_close(met.u[..., :2] - met.lost, met.walks.displacements[..., :2])
+    assert (met.lost.norm(dim=-1)[~truth] < 1e-4).all()
+
+
+def test_contacts_are_learned_from_displacements() -> None:
+    """What a short training makes of contacts: likelier than before in rooms of other walks."""
+    model = small_model("default", 0, WALKING)
+    trainer = LabyrinthTrainer(model, bumped(2), [Stage("contacts", 40, {"contacts": 1e-3}, 1)], 0)
+    model.requires_grad_(False)
+    trainer._met, other = met_by(model.transition, bumped(16, 100)), met_by(model.transition, others())  # type: ignore[arg-type]
+    rows, steps = torch.cat([part[:200] for part in other.steps]).unbind(dim=1)
+    before, after = (other.walks.frames[rows, other.walks.index[rows, at]] for at in (steps, steps + 1))
+    assert model.contacts is not None
+
+    def loss() -> float:
+        assert model.contacts is not None
+        with torch.no_grad():
+            return float(model.contacts.loss(before, after, other.u[rows, steps], other.lost[rows, steps]))
+
+    at_first, optimizer = loss(), trainer.optimizer()
+    for _ in range(40):
+        trainer.step(optimizer)
+    assert loss() < at_first - 0.5
+
+
+def others() -> Walks:
+    kwargs = {"split": "validation", "task": None, "frame_size": SIZE}
+    return concatenate(list(record_walks(WALKING.world, kwargs, 8, 100, seed=5, chunk=8, displacements=True, policy=heedless)))
+
+
+def test_steps_that_met_something_pull_little_at_the_law_of_hard_limits() -> None:
+    """Its loss where the law is right is what contacts leave; and its gradient there is small beside that of squares."""
+    walks = bumped(24, physics="lab")
+    model = small_model("default", 0, WALKING)
+    model.transition = exact_hard_walking()
+    stage = Stage("law", 1, {"law": 1e-2}, 1, tau=32)
+    trainer = QuakeTrainer(model, walks, [stage], 0)
+
+    def pull(trainer: LabyrinthTrainer) -> tuple[float, float]:
+        model.transition.requires_grad_(True).zero_grad()
+        loss = trainer.law_loss(stage, np.random.default_rng(0), torch.Generator())
+        loss.backward()
+        return float(loss.detach()), float(model.transition.c.grad.norm())  # type: ignore[union-attr]
+
+    robust, squares = pull(trainer), pull(LabyrinthTrainer(model, walks, [stage], 0))
+    assert robust[1] / robust[0] < 0.5 * squares[1] / squares[0]
+    model.transition.requires_grad_(False).c.mul_(0.8)  # type: ignore[union-attr]
+    assert pull(trainer)[0] > 1.5 * robust[0]
+
+
+def test_the_quake_model_takes_all_but_the_law(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = small_model("default", 7, WALKING)
+    monkeypatch.setattr(GTMSM, "load", lambda name: base)
+    model = recipe_quake.new_model(0)
+    assert isinstance(model.transition, HardWalking)
+    assert model.world == {"id": WALKING.world, "kwargs": {"physics": "lab"}, "start": "anywhere"}
+    for name, x in model.state_dict().items():
+        assert name.startswith("transition") or torch.equal(x, base.state_dict()[name])
+    with pytest.raises(ValueError, match="leave out --size"):
+        recipe_quake.stages("paper")
+    learned = train.experiment("labyrinth-quake", "default", "procedural", 0, False)
+    assert learned.rules == {"physics": "lab"}
+    assert learned.displacements
+    assert learned.trainer is QuakeTrainer
 
 
 # ---------------------------------------------------------------- the command
