@@ -168,6 +168,10 @@ class CombinedPrior(nn.Module):
         self.combine = mlp(embedding + 4, hidden, 2 * z_size)
         self.log_falloff = nn.Parameter(torch.tensor(2.0))  # the mean that the networks correct: entries weighted by exp(-falloff rho)
 
+    def combination(self) -> list[nn.Parameter]:
+        """All parameters but the metric's, which say what is retrieved."""
+        return [parameter for name, parameter in self.named_parameters() if not name.startswith("metric")]
+
     def forward(self, neighbours: Neighbours, s: Tensor) -> GaussianMixture:
         """neighbours: the K nearest (*B, K), s (*B, 3) -> a mixture of one component."""
         rho = neighbours.distance

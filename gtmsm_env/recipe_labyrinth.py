@@ -1,13 +1,14 @@
 """How the labyrinth is learned (section 4.2.2): the law of walking from displacements as targets, then what is seen.
 
 The paper's model learns its VAE with N(0, I) in the place of the memory, then its prior while the VAE rests, then both, by the ELBO and the
-error of the frame imagined. Ours takes that law and VAE as they are and learns to find depths, by how alike views are there, and to project
-and blend views, by the error of the frame it imagines. No pose is read but those that the law makes of actions; the camera is told.
+error of the frame imagined, and last the prior once more while the VAE rests. Ours takes that law and VAE as they are and learns to find
+depths, by how alike views are there, to project and blend views, by the error of the frame it imagines, and to feel what stops an agent,
+from displacements. No pose is read but those that the law makes of actions; the camera is told.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -33,6 +34,9 @@ from gtmsm_env.types import gaussian_log_prob, phi
 RULES: dict[str, Any] = {}
 CAMERA = {"field_of_view": 90.0, "height": 0.6, "ceiling": 1.5}  # of these worlds
 WALKS, WHIMS = 1536, 0.05  # what is learned from; how often the walker does any one of the actions
+MORE = 3072  # walks more, for what learns on encodings that rest
+# In which a room might be too, mirrored or not, its channels in some order: each frame is encoded once in each.
+ROOMS = [(mirrored, channels) for mirrored in (False, True) for channels in ((0, 1, 2), (1, 2, 0), (2, 0, 1), (0, 2, 1))]
 HEEDLESS = 2048  # walks of one that runs into things, from which contacts are learned
 PLANNED = {"again": 384, "views": 768, "sight": 384, "doubt": 96}  # walks whose floor plans a stage finds once, and then learns on
 
@@ -82,6 +86,7 @@ def stages(size: str, agent: Agent = WALKING) -> list[Stage]:
             Stage("vae", 31000, {"vae": 2e-3}, 100, falling=True),
             Stage("prior", 4000, {"prior": 1e-3}, 100, falling=True, tau=150),
             Stage("elbo", 4000, {"vae": 3e-4, "prior": 5e-4}, 250, falling=True, tau=150),
+            Stage("recall", 12000, {"combination": 1e-3}, 140, falling=True, tau=150),
         ]
     return [
         Stage("stereo", 1000, {"stereo": 2e-3}, 400, falling=True, tau=150),
@@ -137,6 +142,7 @@ class LabyrinthTrainer(Trainer):
     rough = ("views",)  # the longest
     _plans: Tensor | None = field(default=None, repr=False)
     _states: Tensor | None = field(default=None, repr=False)
+    _codes: Encoded | None = field(default=None, repr=False)
     _met: Met | None = field(default=None, repr=False)
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
@@ -146,6 +152,7 @@ class LabyrinthTrainer(Trainer):
             "friction": [parameter for name, parameter in transition.named_parameters() if name == "beta"],
             "vae": [*model.encoder.parameters(), *model.decoder.parameters()],
             "prior": [] if model.combined is None else list(model.combined.parameters()),
+            "combination": [] if model.combined is None else model.combined.combination(),
         }
         if projected is not None:
             parts["stereo"], parts["again"] = list(projected.stereo.net.parameters()), list(projected.stereo.second.parameters())
@@ -162,6 +169,7 @@ class LabyrinthTrainer(Trainer):
             "vae": self.vae_loss,
             "prior": self.elbo_loss,
             "elbo": self.elbo_loss,
+            "recall": self.recall_loss,
             "stereo": self.stereo_loss,
             "again": self.stereo_loss,
             "views": self.views_loss,
@@ -171,7 +179,7 @@ class LabyrinthTrainer(Trainer):
         }
 
     def begin(self) -> None:
-        self._plans = self._states = None
+        self._plans = self._states = self._codes = None
         if self.stages[self.stage].name == "turns":
             self._find_turns()
 
@@ -237,6 +245,29 @@ class LabyrinthTrainer(Trainer):
         log_likelihood = gaussian_log_prob(x.flatten(2), shown.flatten(2), x.new_tensor(model.sigma_x**2))
         wrong = (imagined - x).square().flatten(2).sum(dim=-1) / (2 * IMAGINED**2)
         return (kl - log_likelihood + wrong).mean()
+
+    def recall_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
+        """How far imagined frames are from the true ones, and a tenth of -log p of their encodings, of which the variance learns alone.
+
+        The VAE rests, so that many questions cost little; and any tau steps of a walk are remembered, any others are asked for.
+        """
+        model, combined, (walks, states, codes) = self.model, self.model.combined, self._encoded()
+        assert combined is not None
+        rows, steps = self._here(rng.integers(len(walks), size=384)), walks.index.shape[1]
+        first, at = (self._here(rng.integers(count, size=384)) for count in (steps - stage.tau + 1, steps - stage.tau))
+        at = at + stage.tau * (at >= first)
+        room = int(rng.integers(len(ROOMS)))
+        redrawn, signs = self._room(*ROOMS[room])
+        window = first[:, None] + torch.arange(stage.tau, device=first.device)
+        s, keys = states[rows, at] * signs, states[rows[:, None], window] * signs
+        found = SpatialMemory(keys, keys, {"step": window}).read(s[:, None], combined.K, combined.metric)
+        frame, recalled = walks.index[rows, at], walks.index[rows[:, None], found.values["step"][:, 0]]
+        expected = combined(replace(found, values={"z_mean": codes[room, rows[:, None], recalled].float()[:, None]}), s[:, None])
+        mean, variance = expected.mean[:, 0, 0], expected.variance[:, 0, 0]
+        with self.halved():
+            imagined = model.decoder(mean).float()
+        wrong = (imagined - frames_to_x(redrawn(walks.frames[rows, frame]))).square().flatten(1).sum(dim=-1) / (2 * IMAGINED**2)
+        return (wrong - 0.1 * gaussian_log_prob(codes[room, rows, frame].float(), mean.detach(), variance)).mean()
 
     def stereo_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         """How unlike half of an entry's sources are at the depths that the other half tell: those must be right elsewhere too."""
@@ -315,13 +346,15 @@ class LabyrinthTrainer(Trainer):
         return self._another_room(rng)[0](super()._crops(rng, count))
 
     def _another_room(self, rng: np.random.Generator) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-        """How frames (*B, H, W, C) and states become those of a room that might be too, mirrored or not, its channels in any order.
+        """How frames and states become those of a room that might be too, mirrored or not, its channels in any order."""
+        channels = rng.permutation(3)
+        return self._room(rng.random() < 0.5, tuple(channels))
 
-        Returns what frames are given to, and what states are multiplied by.
-        """
-        channels, mirrored = self._here(rng.permutation(3)), rng.random() < 0.5
-        signs = torch.tensor([1.0, -1.0, -1.0] if mirrored else [1.0, 1.0, 1.0], device=channels.device)
-        return lambda frames: (frames.flip(-2) if mirrored else frames)[..., channels], signs
+    def _room(self, mirrored: bool, channels: Sequence[int]) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+        """What frames (*B, H, W, C) are given to, and what states are multiplied by, to be those of this room."""
+        order = torch.tensor(channels, device=self.walks.frames.device)
+        signs = torch.tensor([1.0, -1.0, -1.0] if mirrored else [1.0, 1.0, 1.0], device=order.device)
+        return lambda frames: (frames.flip(-2) if mirrored else frames)[..., order], signs
 
     @torch.no_grad()
     def _find_turns(self) -> None:
@@ -376,6 +409,25 @@ class LabyrinthTrainer(Trainer):
         return self._plans
 
     @torch.no_grad()
+    def _encoded(self) -> Encoded:
+        if self._codes is None:
+            from tqdm import tqdm
+
+            world = self.model.world
+            assert world is not None
+            kwargs = {**world["kwargs"], "split": "train", "task": None}
+            more = record_walks(world["id"], kwargs, MORE, self.walks.index.shape[1], self.seed + 101, displacements=True, policy=policy)
+            walks = concatenate([self.walks, *(part.to(self.walks.frames.device) for part in more)])
+            codes = []
+            for room in tqdm(ROOMS, desc="encodings", leave=False, disable=parallel.rank() > 0):
+                redrawn, _ = self._room(*room)
+                with self.halved():
+                    parts = [self.model.encoder(frames_to_x(redrawn(x)))[0].half() for x in walks.frames.flatten(0, 1).split(2048)]
+                codes.append(torch.cat(parts).unflatten(0, walks.frames.shape[:2]))
+            self._codes = Encoded(walks, self.model.filter(walks.actions)[0], torch.stack(codes))
+        return self._codes
+
+    @torch.no_grad()
     def _meeting(self) -> Met:
         if self._met is None:
             world, law = self.model.world, self.model.transition
@@ -402,6 +454,14 @@ class LabyrinthTrainer(Trainer):
             depth[:, asked] = projected.sight.depth(plan, poses[:, asked])
         memory = SpatialMemory(poses, poses, {"view": views[:, : stage.tau], "depth": depth}, facts={"plan": plan})
         return views[torch.arange(len(rows), device=at.device)[:, None], at], s, memory
+
+
+class Encoded(NamedTuple):
+    """Walks whose encodings rest."""
+
+    walks: Walks
+    states: Tensor  # (W, T, 3) that the law makes of the actions
+    codes: Tensor  # (ROOMS, W, F, d) of their distinct frames
 
 
 class Met(NamedTuple):

@@ -68,6 +68,14 @@ def gathered(agent: Agent, rows: int = 8, whims: float = 0.3, size: int = SIZE) 
     return concatenate(list(parts))
 
 
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the walks that stages record themselves."""
+    monkeypatch.setattr(recipe_labyrinth, "MORE", 8)
+    monkeypatch.setattr(recipe_labyrinth, "HEEDLESS", 8)
+    monkeypatch.setattr(recipe_labyrinth, "record_walks", lambda *args, **kwargs: record_walks(*args, chunk=8, **kwargs))
+
+
 @pytest.fixture(scope="module")
 def walks() -> dict[Agent, Walks]:
     return {agent: gathered(agent) for agent in AGENTS.values()}
