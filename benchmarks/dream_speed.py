@@ -239,11 +239,11 @@ def compare_doors(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def held(name: str, frames: bool, rows: int, speeds: dict[str, list[float]]) -> list[dict[str, Any]]:
-    """The bars of image navigation that this table tells of."""
-    if name != "image-navigation":
+    """The bars of image navigation that this table tells of: of frames by the paper's model too, whose prior is what the raw loop does."""
+    if not name.startswith("image-navigation"):
         return []
     bars = [(f"{door} of the raw loop", door, RAW, share) for door, share in SHARE.items() if rows == 1024 and not frames]
-    bars += [("tensors of the raw loop", TENSORS, RAW, 2.0)] if rows == 1024 and frames else []
+    bars += [(f"{TENSORS} of the raw loop", TENSORS, RAW, bar) for bar in (0.7, 2.0) if rows == 1024 and frames]
     bars += [(f"times {peer}", TENSORS if peer == TORCHRL else SB3, peer, bar) for peer, of, at, bar in BARS if (of, at) == (frames, rows)]
     told = []
     for what, ours, theirs, bar in bars:
@@ -368,7 +368,7 @@ MODES = {"doors": compare_doors, "resets": time_resets, "sb3": time_ppo, "flat":
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("mode", nargs="?", choices=MODES, default="doors")
-    parser.add_argument("--models", nargs="+", default=["image-navigation"], metavar="NAME", help="that ship, or paths")
+    parser.add_argument("--models", nargs="+", default=["image-navigation", "image-navigation-paper"], metavar="NAME", help="that ship, or paths")
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 64, 1024, 16384], metavar="N")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=0.3, help="of each round of each door")

@@ -251,7 +251,7 @@ class LabyrinthTrainer(Trainer):
 
         The VAE rests, so that many questions cost little; and any tau steps of a walk are remembered, any others are asked for.
         """
-        model, combined, (walks, states, codes) = self.model, self.model.combined, self._encoded()
+        model, combined, (walks, states, codes) = self.model, self.model.combined, self._resting()
         assert combined is not None
         rows, steps = self._here(rng.integers(len(walks), size=384)), walks.index.shape[1]
         first, at = (self._here(rng.integers(count, size=384)) for count in (steps - stage.tau + 1, steps - stage.tau))
@@ -409,7 +409,7 @@ class LabyrinthTrainer(Trainer):
         return self._plans
 
     @torch.no_grad()
-    def _encoded(self) -> Encoded:
+    def _resting(self) -> Encoded:
         if self._codes is None:
             from tqdm import tqdm
 

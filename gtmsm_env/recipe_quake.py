@@ -1,6 +1,6 @@
-"""How the walking experiment is carried over to DeepMind Lab's physics, where the agent runs into things: the law is learned anew.
+"""How the walking experiment is carried over to DeepMind Lab's physics, where the agent runs into things.
 
-What is seen, and how contacts are felt, is taken as it ships: neither depends on how momentum builds up.
+The law is learned anew; contacts, which were felt among other momenta, go on learning; what is seen is taken as it ships.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ policy = recipe_labyrinth.heedless
 
 
 def stages(size: str) -> list[Stage]:
-    """The stages of a full training: the law alone."""
+    """The stages of a full training: the law, and what stops it."""
     if size == "paper":
         raise ValueError("What is seen among contacts is taken from our model of the labyrinth, so there is one size; leave out --size.")
-    return [Stage("law", 800, {"law": 1e-2}, 90, falling=True, tau=32)]
+    return [Stage("law", 800, {"law": 1e-2}, 90, falling=True, tau=32), Stage("contacts", 4000, {"contacts": 7e-4}, 75, falling=True)]
 
 
 def new_model(seed: int) -> GTMSM:
