@@ -368,7 +368,9 @@ MODES = {"doors": compare_doors, "resets": time_resets, "sb3": time_ppo, "flat":
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("mode", nargs="?", choices=MODES, default="doors")
-    parser.add_argument("--models", nargs="+", default=["image-navigation", "image-navigation-paper"], metavar="NAME", help="that ship, or paths")
+    parser.add_argument(
+        "--models", nargs="+", default=["image-navigation", "image-navigation-paper"], metavar="NAME", help="that ship, or paths"
+    )
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 64, 1024, 16384], metavar="N")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=0.3, help="of each round of each door")

@@ -228,12 +228,13 @@ def measure(model: GTMSM, trials: Trials, seed: int) -> tuple[Measured, dict[str
     tau, horizon, actions = trials.agent.tau, trials.agent.horizon, trials.walk.actions
     belief = model.remember(Walk(trials.remembered, actions[:, : tau - 1]))
     memory = model.recall(belief.memory)
-    imagined: dict[str, Tensor] = {"": model.filter(actions)[0]}  # a careful agent meets nothing that would stop it
+    # A careful agent meets nothing that would stop it, and what its memory takes for walls need not.
+    ahead = model.imagine(belief if trials.agent.careful else replace(belief, memory=memory), actions[:, tau - 1 :])
+    states = torch.cat([belief.memory.s_mean, ahead.mean], dim=1)
+    others: dict[str, Tensor] = {}
     if not trials.agent.careful:
-        imagined |= {ALONE: imagined[""], OBSERVED: model.infer_walk(belief.memory.values["z_mean"], actions, frames=trials.walk.frames)[0]}
-        ahead = model.imagine(replace(belief, memory=memory), actions[:, tau - 1 :]).mean
-        imagined[""] = torch.cat([belief.memory.s_mean, ahead], dim=1)
-    states = imagined.pop("")
+        observed = model.infer_walk(belief.memory.values["z_mean"], actions, frames=trials.walk.frames)[0]
+        others = {ALONE: model.filter(actions)[0], OBSERVED: observed}
     s = states[:, tau:]
     without, seen = model_free_frames(trials)
     shown = dict(model_frames(model, memory, s[:, :horizon], trials)) | without
@@ -250,7 +251,7 @@ def measure(model: GTMSM, trials: Trials, seed: int) -> tuple[Measured, dict[str
         shown=seen,
         right_room=right,
         entered=entered,
-        otherwise={name: np.linalg.norm((other - trials.pose)[:, tau:, :2].double().numpy(), axis=-1) for name, other in imagined.items()},
+        otherwise={name: np.linalg.norm((other - trials.pose)[:, tau:, :2].double().numpy(), axis=-1) for name, other in others.items()},
     )
     return measured, shown, states
 

@@ -1,5 +1,6 @@
 """The benchmark of the dream, small: our own doors run; of other packages' only how they are asked is tested, elsewhere."""
 
+import itertools
 import json
 import sys
 from collections.abc import Iterator
@@ -39,8 +40,9 @@ def run(speed: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> A
 def test_doors(speed: ModuleType, run: Any, capsys: pytest.CaptureFixture[str]) -> None:
     told = run("--rows", "1", "3", "--rounds", "2", "--seconds", "0.001")["steps_a_second"]
     ours = [speed.RAW, speed.TENSORS, speed.VECTOR, speed.SB3]
-    expected = [(frames, rows, door) for frames in (False, True) for rows in (1, 3) for door in ours + [speed.SCALAR] * (rows == 1)]
-    assert [(of["frames"], of["rows"], of["door"]) for of in told] == expected
+    asked = itertools.product(("image-navigation", "image-navigation-paper"), (False, True), (1, 3))
+    expected = [(name, frames, rows, door) for name, frames, rows in asked for door in ours + [speed.SCALAR] * (rows == 1)]
+    assert [(of["model"], of["frames"], of["rows"], of["door"]) for of in told] == expected
     assert all(len(of["rounds"]) == 2 and min(of["rounds"]) > 0 for of in told)
     assert all(of["of_raw"] == 1 for of in told if of["door"] == speed.RAW)
     assert "states only" in capsys.readouterr().out
