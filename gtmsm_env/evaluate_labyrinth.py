@@ -30,7 +30,7 @@ from gtmsm_env.perspective import relative
 from gtmsm_env.recipe_labyrinth import AGENTS, CAMERA, JUDGED_ONLY, Agent, check_images, heedless
 from gtmsm_env.report import named_table, plain
 from gtmsm_env.trials import mean_square, psnr, share, span_name, together
-from gtmsm_env.types import Walk, gaussian_log_prob, phi
+from gtmsm_env.types import Belief, Walk, gaussian_log_prob, phi
 from gtmsm_env.vector import Flags, Floats, Frames, Rows
 from gtmsm_env.video import missing, write_video
 
@@ -39,7 +39,8 @@ SLICE = 10  # steps decoded at once
 PASSAGE = 30  # steps before and after a passage that figure 4 shows
 SHOWN = 0.9  # share of a frame from which on its place counts as seen
 
-ALONE, OBSERVED = "units, actions alone", "units, observed to the end"  # of an agent that runs into things
+# Otherwise inferred: as a dream imagines it; and of an agent that runs into things.
+DREAMED, ALONE, OBSERVED = "units, in a dream: what was seen stops the agent", "units, actions alone", "units, observed to the end"
 
 OURS, PAPER = "our prior, projected views", "the paper's prior, combined"
 TRUE_POSE = "our prior at the true pose"
@@ -87,7 +88,7 @@ class Measured:
     shown: Floats  # (W, horizon) share of the pixels that the oracle's views show
     right_room: Floats | None  # (W, horizon) 1 where the imagined frame is likest to the room that the agent is in; NaN in corridors
     entered: Flags | None  # (W, horizon) whether the agent has been in that room while it remembered
-    otherwise: dict[str, Floats]  # (W, far) units between true places and those otherwise inferred, of an agent that runs into things
+    otherwise: dict[str, Floats]  # (W, far) units between true places and those that are otherwise inferred
 
 
 def experiments() -> dict[str, Agent]:
@@ -228,11 +229,16 @@ def measure(model: GTMSM, trials: Trials, seed: int) -> tuple[Measured, dict[str
     tau, horizon, actions = trials.agent.tau, trials.agent.horizon, trials.walk.actions
     belief = model.remember(Walk(trials.remembered, actions[:, : tau - 1]))
     memory = model.recall(belief.memory)
-    # A careful agent meets nothing that would stop it, and what its memory takes for walls need not.
-    ahead = model.imagine(belief if trials.agent.careful else replace(belief, memory=memory), actions[:, tau - 1 :])
-    states = torch.cat([belief.memory.s_mean, ahead.mean], dim=1)
     others: dict[str, Tensor] = {}
-    if not trials.agent.careful:
+
+    def imagined(belief: Belief) -> Tensor:
+        return torch.cat([belief.memory.s_mean, model.imagine(belief, actions[:, tau - 1 :]).mean], dim=1)
+
+    states = dreamed = imagined(replace(belief, memory=memory))  # stopped by what it has seen
+    if trials.agent.careful:  # who meets nothing that would stop it, and what its memory takes for walls need not
+        states = imagined(belief)
+        others = {} if model.projected is None else {DREAMED: dreamed}
+    elif model.contacts is not None:
         observed = model.infer_walk(belief.memory.values["z_mean"], actions, frames=trials.walk.frames)[0]
         others = {ALONE: model.filter(actions)[0], OBSERVED: observed}
     s = states[:, tau:]
@@ -303,6 +309,12 @@ def judge(
     check_images(images)
     agent = experiments()[experiment]
     assert model.world is not None
+    learned, judged = (rules.get("physics", "smooth") for rules in (model.world["kwargs"], agent.rules))
+    if learned != judged:
+        raise ValueError(
+            f"A law is judged in the physics that it was learned in, here {judged!r}; this model's is {learned!r}. "
+            f"Give one made by `python -m gtmsm_env train {experiment}`, or evaluate it in its own."
+        )
     parts: list[Measured] = []
     first: list[tuple[Trials, dict[str, Frames], Tensor]] = []
     for trials in record_trials(agent, model.world, episodes, seed, split):

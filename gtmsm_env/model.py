@@ -195,7 +195,7 @@ class GTMSM(nn.Module):
             values["frame"] = frame
         values = {name: value.unsqueeze(s.dim() - 1) for name, value in values.items()}
         memory = SpatialMemory(s.unsqueeze(-2), variance.unsqueeze(-2), values, facts=self._signed(s.shape[:-1]))
-        return Belief(s, variance, torch.zeros_like(s), memory, frame if self.contacts is not None else None)
+        return Belief(s, variance, torch.zeros_like(s), memory, frame.clone() if self.contacts is not None else None)
 
     @torch.no_grad()
     def observe(
@@ -268,7 +268,7 @@ class GTMSM(nn.Module):
         """A real step that is not remembered: q(s_t) after a_t (*B,) on seeing x_t (*B, H, W, C), which a model with landmarks or contacts
         looks at.
 
-        `displacement` is then the inferred one: next to nothing for a blocked move.
+        `displacement` is then the inferred one, or the momentum that is left: next to nothing for a blocked move.
         """
         self._check_actions(action, belief.mean.shape[:-1])
         if self.landmarks is None and self.contacts is None:  # nothing is looked at
@@ -279,6 +279,7 @@ class GTMSM(nn.Module):
     def _infer(self, belief: Belief, action: Tensor, frame: Tensor, z_mean: Tensor | None) -> Belief:
         predicted = self._move(belief, action)
         if self.contacts is not None:
+            frame = frame.clone()  # not what an environment may write its next one into
             if belief.frame is None:
                 return replace(predicted, frame=frame)
             lost, variance = self._lost(belief.frame, frame, belief.mean, predicted.mean)
@@ -345,7 +346,7 @@ class GTMSM(nn.Module):
         if self.projected is not None:
             values["frame"] = walk.frames
         memory = SpatialMemory(mean, variance, values, facts=self._signed(mean.shape[:-2]))
-        last = walk.frames[..., -1, :, :, :] if self.contacts is not None else None
+        last = walk.frames[..., -1, :, :, :].clone() if self.contacts is not None else None
         return Belief(mean[..., -1, :], variance[..., -1, :], u[..., -1, :], memory, last)
 
     def predict(self, belief: Belief, action: Tensor) -> Belief:
@@ -355,7 +356,7 @@ class GTMSM(nn.Module):
         """
         self._check_actions(action, belief.mean.shape[:-1])
         mean, u = self.advance(belief.mean, belief.displacement, action, self.stops(belief.memory))
-        return replace(belief, mean=mean, variance=belief.variance + self.transition.sigma_s**2, displacement=u)
+        return replace(belief, mean=mean, variance=belief.variance + self.transition.sigma_s**2, displacement=u, frame=None)
 
     def advance(self, s: Tensor, u: Tensor, action: Tensor, stops: Stops | None) -> tuple[Tensor, Tensor]:
         """`predict` of the means alone, by actions that nobody checks: s, u (*B, n), a_t (*B,) int64 -> s_t, u_t (*B, n)."""
@@ -383,7 +384,7 @@ class GTMSM(nn.Module):
         mean, u = self.transition.rollout(s, u, actions, stops=self.stops(belief.memory))
         steps = torch.arange(1, actions.shape[-1] + 1, device=mean.device)[:, None]
         variance = belief.variance.reshape(*lead, 1, -1) + steps * self.transition.sigma_s**2
-        return replace(belief, mean=mean, variance=variance.expand_as(mean), displacement=u)
+        return replace(belief, mean=mean, variance=variance.expand_as(mean), displacement=u, frame=None)
 
     def stops(self, memory: SpatialMemory) -> Stops | None:
         """Where moves are stopped, by the states (*B, *C, n) they would lead to; None where model or memory knows nothing of obstacles."""
@@ -430,7 +431,7 @@ class GTMSM(nn.Module):
         """How far each action is expected to lead from s, after u (*B, n): (*B, A), in the unit of the state."""
         actions = torch.arange(self.num_actions, device=s.device).expand(*s.shape[:-1], -1)
         s, u = (x[..., None, :].expand(*actions.shape, -1) for x in (s, u))
-        return self.advance(s, u, actions, stops)[1].norm(dim=-1)
+        return (self.advance(s, u, actions, stops)[0] - s).norm(dim=-1)
 
     def recall(self, memory: SpatialMemory) -> SpatialMemory:
         """The memory as the prior reads it: its distinct places with their views for the views prior; in first person with depths too.

@@ -52,7 +52,7 @@ class Agent:
     horizon: int  # imagined as frames
     far: int  # imagined as poses
     spans: tuple[tuple[int, int], ...]  # imagined steps that are told apart, both ends included
-    # Of the worlds it is judged in, where these are not what was learned from.
+    # Of the worlds it is judged in, beside those of the model's world.
     rules: dict[str, Any] = field(default_factory=dict, hash=False)
     careful: bool = True  # whether it touches nothing, in rooms that it is judged in
 
@@ -86,7 +86,7 @@ def stages(size: str, agent: Agent = WALKING) -> list[Stage]:
             Stage("vae", 31000, {"vae": 2e-3}, 100, falling=True),
             Stage("prior", 4000, {"prior": 1e-3}, 100, falling=True, tau=150),
             Stage("elbo", 4000, {"vae": 3e-4, "prior": 5e-4}, 250, falling=True, tau=150),
-            Stage("recall", 12000, {"combination": 1e-3}, 140, falling=True, tau=150),
+            Stage("combine", 12000, {"combination": 1e-3}, 140, falling=True, tau=150),
         ]
     return [
         Stage("stereo", 1000, {"stereo": 2e-3}, 400, falling=True, tau=150),
@@ -96,6 +96,11 @@ def stages(size: str, agent: Agent = WALKING) -> list[Stage]:
         Stage("doubt", 400, {"doubt": 1e-3}, 150, falling=True, tau=150),
         Stage("contacts", 12000, {"contacts": 1.5e-3}, 75, falling=True),
     ]
+
+
+def beside(stages: Sequence[Stage]) -> int:
+    """How many walks the stages record themselves."""
+    return sum({"combine": MORE, "contacts": HEEDLESS}.get(stage.name, 0) for stage in stages)
 
 
 def check_images(images: str) -> None:
@@ -118,6 +123,16 @@ def new_model(size: str, seed: int, agent: Agent = WALKING) -> GTMSM:
     base = GTMSM.load("labyrinth-paper").state_dict()
     taken = ("encoder", "decoder", "transition") if agent is WALKING else ("encoder", "decoder")
     model.load_state_dict({**model.state_dict(), **{name: x for name, x in base.items() if name.startswith(taken)}})
+    return model
+
+
+def carried_over(seed: int, **changes: Any) -> GTMSM:
+    """Our walking model as it ships, changed, with a law that has learned nothing."""
+    base = GTMSM.load("labyrinth")
+    torch.manual_seed(seed)
+    model = GTMSM(**{**base.config, **changes})
+    taken = {name: x for name, x in base.state_dict().items() if not name.startswith("transition")}
+    model.load_state_dict({**model.state_dict(), **taken})
     return model
 
 
@@ -169,7 +184,7 @@ class LabyrinthTrainer(Trainer):
             "vae": self.vae_loss,
             "prior": self.elbo_loss,
             "elbo": self.elbo_loss,
-            "recall": self.recall_loss,
+            "combine": self.combine_loss,
             "stereo": self.stereo_loss,
             "again": self.stereo_loss,
             "views": self.views_loss,
@@ -246,7 +261,7 @@ class LabyrinthTrainer(Trainer):
         wrong = (imagined - x).square().flatten(2).sum(dim=-1) / (2 * IMAGINED**2)
         return (kl - log_likelihood + wrong).mean()
 
-    def recall_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
+    def combine_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         """How far imagined frames are from the true ones, and a tenth of -log p of their encodings, of which the variance learns alone.
 
         The VAE rests, so that many questions cost little; and any tau steps of a walk are remembered, any others are asked for.
@@ -468,13 +483,17 @@ class Met(NamedTuple):
     """Walks among things in the way, and what they did to each step."""
 
     walks: Walks
-    u: Tensor  # (W, T-1, 3) what the law expects, its momentum being what was truly left of it
+    u: Tensor  # (W, T-1, 3) what the law expects, what was lost before being known
     lost: Tensor  # (W, T-1, 2) how much more that is than what was moved
-    steps: tuple[Tensor, Tensor]  # (N, 2) walks and steps that met something, and those that did not
+    steps: tuple[Tensor, Tensor]  # (N, 2) walks and steps that lost something, and those that did not
 
 
 def met_by(law: FirstPerson, walks: Walks) -> Met:
-    """What agents of a law met on walks with displacements."""
+    """What agents of a law met on walks with displacements.
+
+    The momentum before each step is as if all before had been felt truly, as far as mean displacements tell it: under `HardWalking`, whose
+    momentum is a last velocity, some is wrong after a touch, and then lost though nothing was touched.
+    """
     assert walks.displacements is not None
     momentum, u = torch.zeros_like(walks.displacements[:, 0]), []
     for action, true in zip(walks.actions.unbind(dim=1), walks.displacements.unbind(dim=1), strict=True):

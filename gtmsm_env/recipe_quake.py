@@ -14,11 +14,12 @@ from torch import Tensor
 from gtmsm_env import recipe_labyrinth
 from gtmsm_env.model import GTMSM
 from gtmsm_env.recipe import Stage
-from gtmsm_env.recipe_labyrinth import LabyrinthTrainer
+from gtmsm_env.recipe_labyrinth import LabyrinthTrainer, Met, met_by
+from gtmsm_env.transitions import FirstPerson
 
 WALKING = replace(recipe_labyrinth.WALKING, rules={"physics": "lab"}, careful=False)
 AGENTS = {"labyrinth-quake": WALKING}
-WALKS, ROWS = 768, 256  # what is learned from, and how many worlds are walked at once
+WALKS, ROWS = 2048, 256  # what is learned from, and how many worlds are walked at once
 FREE = 0.01  # of the typical step: deviations beyond it count by their size and not by its square, as something was in the way there
 
 policy = recipe_labyrinth.heedless
@@ -33,13 +34,8 @@ def stages(size: str) -> list[Stage]:
 
 def new_model(seed: int) -> GTMSM:
     """The labyrinth's model as it ships, with a law of hard limits that has learned nothing."""
-    base = GTMSM.load("labyrinth")
-    torch.manual_seed(seed)
     world = {"id": WALKING.world, "kwargs": WALKING.rules, "start": "anywhere"}
-    model = GTMSM(**{**base.config, "law": "hard walking", "world": world})
-    taken = {name: x for name, x in base.state_dict().items() if not name.startswith("transition")}
-    model.load_state_dict({**model.state_dict(), **taken})
-    return model
+    return recipe_labyrinth.carried_over(seed, law="hard walking", world=world)
 
 
 @dataclass
@@ -50,3 +46,14 @@ class QuakeTrainer(LabyrinthTrainer):
         """The error of the displacements, smoothly from its square to its size at `FREE`: steps that met something pull little."""
         wrong = self.displacement_error(stage, rng)
         return 100 * ((wrong.square() + FREE**2).sqrt() - FREE).mean()
+
+    def _meeting(self) -> Met:
+        if self._met is None:  # on the walks themselves
+            law = self.model.transition
+            assert isinstance(law, FirstPerson)
+            with torch.no_grad():
+                self._met = met_by(law, self.walks)
+        return self._met
+
+
+TRAINER = QuakeTrainer

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torch
 from gymnasium.vector import VectorEnv
 
 from gtmsm_env import recipe_labyrinth
@@ -20,6 +19,7 @@ from gtmsm_env.recipe import Stage
 WALKING = replace(recipe_labyrinth.WALKING, world="GTMSM-VizDoom-v0")
 AGENTS = {"labyrinth-vizdoom": WALKING}
 WALKS, ROWS = 96, 16  # what is learned from, and how many engines run at once
+TRAINER = recipe_labyrinth.LabyrinthTrainer
 
 
 def stages(size: str) -> list[Stage]:
@@ -33,14 +33,9 @@ def new_model(seed: int) -> GTMSM:
     """The labyrinth's model as it ships, with this engine's camera and a law that has learned nothing."""
     from gtmsm_env.envs.vizdoom import VizDoomEnv as Engine
 
-    base = GTMSM.load("labyrinth")
     camera = {"field_of_view": Engine.field_of_view, "height": Engine.camera_height, "ceiling": Engine.room_height}
-    torch.manual_seed(seed)
     world = {"id": WALKING.world, "kwargs": {}, "start": "anywhere"}
-    model = GTMSM(**{**base.config, "camera": camera, "world": world})
-    taken = {name: x for name, x in base.state_dict().items() if not name.startswith("transition")}
-    model.load_state_dict({**model.state_dict(), **taken})
-    return model
+    return recipe_labyrinth.carried_over(seed, camera=camera, world=world)
 
 
 def policy(world: VectorEnv[Any, Any, Any], generator: Any) -> Any:

@@ -93,7 +93,7 @@ def experiment(world: str, size: str, images: str, seed: int, displacements: boo
             new_model=lambda: elsewhere.new_model(seed),
             figures=lambda model: evaluate_labyrinth.summary(evaluate_labyrinth.judge(world, model, JUDGED)[0]),
             displacements=True,
-            trainer=recipe_quake.QuakeTrainer if elsewhere is recipe_quake else recipe_labyrinth.LabyrinthTrainer,
+            trainer=elsewhere.TRAINER,
             rules=elsewhere.WALKING.rules,
             policy=elsewhere.policy,
             rows=elsewhere.ROWS,
@@ -160,12 +160,13 @@ def train(args: argparse.Namespace) -> int:
         seconds = fit(trainer, path, what, seconds, moments)
     if parallel.rank() > 0:
         return 0
+    beside = 0 if args.world in ELSEWHERE else recipe_labyrinth.beside(stages)
     command = f"python -m gtmsm_env train {args.world} --seed {args.seed} --size {args.size} --images {shlex.quote(args.images)}"
     card = {
         "command": command + " --displacements" * args.displacements + f" --batches {batches}" * (batches > 1),
         "versions": {name: version(name) for name in ("gtmsm-env", "torch", "numpy")} | {"python": platform.python_version()},
         "seconds": round(seconds),
-        "walks": {"count": learned.walks, "steps": learned.steps, "split": "train"},
+        "walks": {"count": learned.walks + beside, "steps": learned.steps, "split": "train"},
         **what,
     }
     model.save(output / "model", **card)

@@ -11,17 +11,8 @@ from torch import Tensor, nn
 from gtmsm_env.loops import loops_for
 from gtmsm_env.types import phi
 
-ASIDE = (
-    0.0,
-    20.0,
-    -20.0,
-    40.0,
-    -40.0,
-    60.0,
-    -60.0,
-    80.0,
-    -80.0,
-)  # degrees by which a move is turned where something is in its way, in this order
+# Degrees by which a move is turned where something is in its way, in this order.
+ASIDE = (0.0, 20.0, 40.0, 60.0, 80.0)
 
 
 class LinearWithWalls(nn.Module):
@@ -255,13 +246,18 @@ def turned(u: Tensor, heading: Tensor) -> Tensor:
 def slide(s: Tensor, moved: Tensor, u: Tensor, stops: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """A step from s to `moved` (*B, 3) of an agent that slides along what stops it: s_t and u_t (*B, 3), momentum into it being lost.
 
-    The move itself, or what is left of it along the direction the least `ASIDE` that nothing stops, or none; the agent turns in any case.
+    The move itself, or what is left of it in the direction the least `ASIDE` that nothing stops; where both sides are alike, the mean of
+    both; else none. The agent turns in any case.
     """
     aside = torch.tensor(ASIDE, device=s.device).deg2rad()
-    parts = aside.cos()[:, None] * turned((moved - s)[..., None, :2].expand(*s.shape[:-1], len(aside), 2), aside)
-    tried = torch.cat([s[..., None, :2] + parts, moved[..., None, 2:].expand(*parts.shape[:-1], 1)], dim=-1)
-    free = ~stops(tried)
-    straight, some = free[..., :1], free.any(dim=-1, keepdim=True)
-    found = tried.take_along_dim(free.int().argmax(dim=-1)[..., None, None], dim=-2).squeeze(-2)  # the first that is free
-    after = torch.where(straight, moved, torch.where(some, found, torch.cat([s[..., :2], moved[..., 2:]], dim=-1)))
+    step = (moved - s)[..., None, :2].expand(*s.shape[:-1], len(aside), 2)
+    parts = torch.stack([aside.cos()[:, None] * turned(step, angle) for angle in (aside, -aside)], dim=-2)  # (*B, ASIDE, 2, 2)
+    free = ~stops(torch.cat([s[..., None, None, :2] + parts, moved[..., None, None, 2:].expand(*parts.shape[:-1], 1)], dim=-1))
+    least = free.any(dim=-1).int().argmax(dim=-1)[..., None, None]  # the first at which one side is free
+    free = free.take_along_dim(least, dim=-2).squeeze(-2)  # (*B, 2)
+    part = parts.take_along_dim(least[..., None], dim=-3).squeeze(-3)  # (*B, 2, 2)
+    part = (part * free[..., None]).sum(dim=-2) / free.sum(dim=-1, keepdim=True).clamp(min=1)
+    slid = torch.cat([s[..., :2] + part, moved[..., 2:]], dim=-1)
+    straight = ~stops(moved)[..., None]
+    after = torch.where(straight, moved, torch.where(stops(slid)[..., None], torch.cat([s[..., :2], moved[..., 2:]], dim=-1), slid))
     return after, torch.where(straight, u, turned(after - s, -s[..., 2]))

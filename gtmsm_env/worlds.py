@@ -334,5 +334,8 @@ def put_over(mine: Belief, rows: Tensor, other: Belief) -> Belief:
 
 def stand(mine: Belief, rows: Tensor, at: Belief) -> Belief:
     """`mine` with some rows put, in order, where `at` is, in the memories they have."""
-    parts = {name: (getattr(mine, name), getattr(at, name)) for name in ("mean", "variance", "displacement", "frame")}
-    return replace(mine, **{name: x.index_copy(0, rows, y) for name, (x, y) in parts.items() if x is not None and y is not None})
+    mean, variance, displacement = (
+        getattr(mine, name).index_copy(0, rows, getattr(at, name)) for name in ("mean", "variance", "displacement")
+    )
+    frame = None if mine.frame is None or at.frame is None else mine.frame.index_copy(0, rows, at.frame)
+    return Belief(mean, variance, displacement, mine.memory, frame)

@@ -189,6 +189,13 @@ def test_beliefs_keep_the_frame_that_the_next_is_compared_with() -> None:
     assert torch.equal(put.frame[[4, 0]], frames(2, seed=9))
     assert torch.equal(put.frame[1:4], frames(5)[1:4])
     imagined = gtmsm.predict(belief, torch.zeros(5, dtype=torch.int64))
+    assert imagined.frame is None, "nothing was seen"
+    assert gtmsm.imagine(belief, torch.zeros(5, 3, dtype=torch.int64)).frame is None
+    assert belief.put(torch.tensor([4, 0]), replace(other, frame=None)).frame is None
+    seen = frames(5)
+    kept = gtmsm.initial(seen)
+    seen.zero_()
+    assert torch.equal(kept.frame, frames(5))  # type: ignore[arg-type]  # not what an environment writes over
     forgotten = Belief(belief.mean, belief.variance, belief.displacement, belief.memory)
     told = gtmsm.infer(forgotten, torch.zeros(5, dtype=torch.int64), frames(5, seed=2))  # with nothing to compare: the law alone
     torch.testing.assert_close(told.mean, imagined.mean)

@@ -23,6 +23,7 @@ from gtmsm_env.evaluate_labyrinth import (
     ALONE,
     COMPOSED,
     COPY,
+    DREAMED,
     FLOOR,
     LINES,
     MEAN,
@@ -52,7 +53,7 @@ from gtmsm_env.types import Walk, phi
 
 pytest.importorskip("numba")
 
-from exact import exact_walker
+from exact import WallsAt, exact_walker
 
 from gtmsm_env.envs.labyrinth import LabyrinthVectorEnv
 from gtmsm_env.envs.labyrinth_raycaster import column_depths
@@ -118,13 +119,33 @@ def test_an_agent_that_runs_into_things_is_judged_by_what_it_sees(monkeypatch: p
     assert found.distance[:, 0].max() < 0.2  # the first step that is imagined
 
 
-def test_a_careful_agent_meets_nothing(measured: tuple[Measured, dict[str, Any], Tensor]) -> None:
-    assert measured[0].otherwise == {}
+def test_a_dream_is_judged_beside_what_the_law_alone_imagines(measured: tuple[Measured, dict[str, Any], Tensor], recorded: Trials) -> None:
+    """Of a careful agent: what its memory takes for walls stops it in a dream alone."""
+    assert measured[0].otherwise.keys() == {DREAMED}
+    model = exact_walker(size=SIZE)
+    torch.testing.assert_close(measured[2], model.filter(recorded.walk.actions)[0], atol=1e-5, rtol=1e-4)
+    assert model.projected is not None
+    model.projected.stereo = WallsAt(12)  # type: ignore[assignment]
+    found, _, states = measure(model, recorded, seed=0)
+    torch.testing.assert_close(states, measured[2])
+    assert found.otherwise[DREAMED].max() > 0.1
+    paper = measure(paper_model(), recorded, seed=0)[0]
+    assert paper.otherwise == {}
+
+
+@pytest.mark.parametrize(("experiment", "physics"), [("labyrinth", "lab"), ("labyrinth-quake", "smooth")])
+def test_a_law_is_judged_in_its_own_physics(experiment: str, physics: str) -> None:
+    model = exact_walker(size=SIZE)
+    model.world = {**WORLD, "kwargs": {"physics": physics}}
+    with pytest.raises(ValueError, match=f"(?s)this model's is '{physics}'.*train {experiment}"):
+        judge(experiment, model, 1)
 
 
 def test_figures_of_contacts_stand_among_the_poses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(JUDGED_ONLY, "labyrinth-contacts", replace(SHORT[WALKING], careful=False))
     model = exact_walker(size=SIZE)
+    assert list(judge("labyrinth-contacts", model, 1, seed=5)[0]["poses"]) == ["units", "degrees"]  # a model that feels none
+    model.contacts = Contacts(CAMERA, SIZE).requires_grad_(False)
     figures = judge("labyrinth-contacts", model, 2, seed=5)[0]
     assert list(figures["poses"]) == ["units", "degrees", ALONE, OBSERVED]
     assert ALONE in text(figures)
@@ -364,11 +385,9 @@ def test_figures_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
         assert list(spans) == ["1-2", "3-6", "1-6"]
         for span, (first, last) in zip(spans, ((1, 2), (3, 6), (1, 6)), strict=True):
             assert spans[span] == pytest.approx(-10 * math.log10(np.mean(measured.error[name][:, first - 1 : last])))
-    assert whole["poses"].keys() == {"units", "degrees"}
-    assert {name: list(after) for name, after in whole["poses"].items()} == {
-        "units": ["1", "6", "16", "17"],
-        "degrees": ["1", "6", "16", "17"],
-    }
+    assert {name: list(after) for name, after in whole["poses"].items()} == dict.fromkeys(
+        ("units", "degrees", DREAMED), ["1", "6", "16", "17"]
+    )
     assert whole["poses"]["units"]["16"] == pytest.approx(measured.distance[:, 15].mean())
     nats = whole["likelihood"]
     assert nats["elbo per dimension"] == pytest.approx(nats["log likelihood per dimension"] - nats["kl"] / (3 * SIZE**2))

@@ -216,7 +216,7 @@ def test_a_step_is_imagined_as_the_agent_slides() -> None:
         s, u = model.transition(belief.mean[row], belief.displacement[row], actions[row])
 
         def stop(at: Tensor, row: int = row) -> Tensor:
-            column, line = (at[:, :2] / CELL + CELLS / 2 - 0.5).round().long().unbind(dim=-1)
+            column, line = (at[..., :2] / CELL + CELLS / 2 - 0.5).round().long().unbind(dim=-1)
             return walls[row, line, column]
 
         expected = slide(belief.mean[row], s, u, stop)

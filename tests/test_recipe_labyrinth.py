@@ -14,17 +14,21 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import Normal
 
 from gtmsm_env import recipe_labyrinth, recipe_quake, train
 from gtmsm_env.__main__ import parser
 from gtmsm_env.checkpoint import load_checkpoint
+from gtmsm_env.contacts import FELT
 from gtmsm_env.data import Walks, concatenate, record_walks
+from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
 from gtmsm_env.perspective import FAR, Camera, carried
 from gtmsm_env.recipe import Stage
 from gtmsm_env.recipe_labyrinth import (
     AGENTS,
     CAMERA,
+    ROOMS,
     ROTATING,
     WALKING,
     WHIMS,
@@ -38,6 +42,7 @@ from gtmsm_env.recipe_labyrinth import (
 )
 from gtmsm_env.recipe_quake import QuakeTrainer
 from gtmsm_env.transitions import HardWalking
+from gtmsm_env.types import phi
 
 pytest.importorskip("numba")
 
@@ -420,6 +425,75 @@ def test_what_was_lost_is_what_was_touched() -> None:
     assert (met.lost.norm(dim=-1)[~truth] < 1e-4).all()
 
 
+def test_contacts_are_asked_of_the_frames_before_and_after_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of those drawn lost something; now and then all is seen in a mirror, and then both agree."""
+    model = small_model("default", 0, WALKING).requires_grad_(False)
+    walks = bumped()
+    stage = Stage("contacts", 1, {"contacts": 1e-3}, 1)
+    trainer = LabyrinthTrainer(model, walks, [stage], 0)
+    trainer._met = met = met_by(model.transition, walks)  # type: ignore[arg-type]
+    monkeypatch.setattr(trainer, "_another_room", lambda rng: trainer._room(mirrored, (0, 1, 2)))
+    asked: list[tuple[Tensor, ...]] = []
+    monkeypatch.setattr(model.contacts, "loss", lambda *given: asked.append(given) or torch.zeros(()))
+    for mirrored in (False, True):  # noqa: B007  the room that is drawn reads it
+        trainer.contacts_loss(stage, np.random.default_rng(0), torch.Generator())
+    (before, after, u, lost), reflected = asked
+    for x, other in zip((before, after), reflected[:2], strict=True):
+        assert torch.equal(x.flip(-2), other)
+    torch.testing.assert_close(u * torch.tensor([1.0, -1.0, -1.0]), reflected[2])
+    torch.testing.assert_close(lost * torch.tensor([1.0, -1.0]), reflected[3])
+    felt = lost.norm(dim=-1) > FELT
+    assert (felt == (torch.arange(192) < 96)).all()
+    seen = [torch.stack([walks.frames[row, walks.index[row, step]] for step in range(60)]) for row in range(8)]
+    for i in range(0, 192, 7):
+        found = [
+            (row, step)
+            for row in range(8)
+            for step in range(59)
+            if torch.equal(seen[row][step], before[i])
+            and torch.equal(seen[row][step + 1], after[i])
+            and torch.equal(met.u[row, step], u[i])
+        ]
+        assert found
+        assert any(torch.equal(met.lost[at], lost[i]) for at in found)
+
+
+def test_the_prior_combines_what_any_window_of_a_walk_remembers(walks: dict[Agent, Walks], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss by hand, a question at a time: the nearest of tau steps in a row, never the step asked for, and the frame it shows."""
+    model = small_model("paper", 3, WALKING).requires_grad_(False)
+    stage, trainer = Stage("combine", 1, {"combination": 1e-3}, 1, tau=14), None
+    trainer = LabyrinthTrainer(model, walks[WALKING], [stage], 0)
+    trainer.half = False
+    asked: list[Any] = []
+    combined = model.combined
+    assert combined is not None
+    monkeypatch.setattr(combined, "forward", lambda found, s, own=combined.forward: asked.append((found, s)) or own(found, s))
+    loss = float(trainer.combine_loss(stage, np.random.default_rng(5), torch.Generator()))
+    (found, s), (more, states, _) = asked[0], trainer._resting()
+    assert len(more) == 16
+    draw = np.random.default_rng(5)
+    rows, first, at = draw.integers(len(more), size=384), draw.integers(STEPS - 14 + 1, size=384), draw.integers(STEPS - 14, size=384)
+    at = at + 14 * (at >= first)
+    mirrored, channels = ROOMS[int(draw.integers(len(ROOMS)))]
+    signs = torch.tensor([1.0, -1.0, -1.0]) if mirrored else torch.ones(3)
+    total = 0.0
+    for i, (row, begin, step) in enumerate(zip(rows.tolist(), first.tolist(), at.tolist(), strict=True)):
+        window = range(begin, begin + 14)
+        assert step not in window
+        place = phi(states[row])
+        near = sorted(window, key=lambda k: float((place[k] - place[step]).norm()))[:4]
+        torch.testing.assert_close(s[i, 0], states[row, step] * signs)
+        torch.testing.assert_close(found.distance[i, 0], (place[near] - place[step]).norm(dim=-1), atol=1e-5, rtol=1e-4)
+        x = more.frames[row, more.index[row, step]].float().permute(2, 0, 1)[list(channels)] / 255
+        x = x.flip(-1) if mirrored else x
+        expected = combined(SpatialMemory(found.s_mean[i], found.s_mean[i], {"z_mean": found.z_mean[i]}).read(s[i], 4), s[i])
+        mean, variance = expected.mean[0, 0], expected.variance[0, 0]
+        z = model.encoder(x[None])[0][0]
+        wrong = (model.decoder(mean[None])[0] - x).square().sum() / (2 * 0.1**2)
+        total += float(wrong - 0.1 * Normal(mean, variance.sqrt()).log_prob(z).sum())
+    assert loss == pytest.approx(total / 384, rel=2e-3)
+
+
 def test_contacts_are_learned_from_displacements() -> None:
     """What a short training makes of contacts: likelier than before in rooms of other walks."""
     model = small_model("default", 0, WALKING)
@@ -444,6 +518,19 @@ def test_contacts_are_learned_from_displacements() -> None:
 def others() -> Walks:
     kwargs = {"split": "validation", "task": None, "frame_size": SIZE}
     return concatenate(list(record_walks(WALKING.world, kwargs, 8, 100, seed=5, chunk=8, displacements=True, policy=heedless)))
+
+
+def test_under_hard_limits_some_momentum_after_a_touch_is_not_known() -> None:
+    """What is lost though nothing was touched is little, and never without a touch a few steps before."""
+    walks = bumped(16, 100, physics="lab")
+    met = met_by(exact_hard_walking(), walks)
+    env = LabyrinthVectorEnv(16, split="train", task=None, frame_size=SIZE, physics="lab")
+    env.reset(seed=int(np.random.default_rng(2).integers(2**31)), options={"phase": "walk"})
+    touched = torch.from_numpy(np.stack([env.step(action)[4]["touched"] for action in walks.actions.numpy().T], axis=1))
+    lately = torch.stack([touched.roll(k, dims=1) & (torch.arange(99) >= k) for k in range(12)]).any(dim=0)
+    size = met.lost.norm(dim=-1)
+    assert (size[~lately] < 2e-3).all()
+    assert size[~touched].mean() < 0.1 * size[touched].mean()
 
 
 def test_steps_that_met_something_pull_little_at_the_law_of_hard_limits() -> None:
@@ -530,7 +617,7 @@ def test_the_command_trains_is_interrupted_and_goes_on(world: str, tiny: Any, tm
     card = load_checkpoint(tmp_path / "whole" / "model")[1]["card"]
     agent = AGENTS[world]
     assert card["world"] == world
-    assert card["walks"] == {"count": 8, "steps": STEPS, "split": "train"}
+    assert card["walks"] == {"count": 16 if world == "labyrinth" else 8, "steps": STEPS, "split": "train"}
     assert [stage["name"] for stage in card["stages"]] == [stage.name for stage in recipe_labyrinth.stages("paper", agent)]
     assert card["figures"]["steps"] == {"remembered": 14, "imagined": 6, "as poses": 16}
     assert card["figures"]["worlds"] == {"split": "test", "episodes": 1}
