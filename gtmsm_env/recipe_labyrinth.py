@@ -131,8 +131,9 @@ def carried_over(seed: int, **changes: Any) -> GTMSM:
     base = GTMSM.load("labyrinth")
     torch.manual_seed(seed)
     model = GTMSM(**{**base.config, **changes})
-    taken = {name: x for name, x in base.state_dict().items() if not name.startswith("transition")}
-    model.load_state_dict({**model.state_dict(), **taken})
+    own = model.state_dict()
+    taken = {name: x for name, x in base.state_dict().items() if name in own and not name.startswith("transition")}
+    model.load_state_dict({**own, **taken})
     return model
 
 

@@ -35,7 +35,8 @@ def new_model(seed: int) -> GTMSM:
 
     camera = {"field_of_view": Engine.field_of_view, "height": Engine.camera_height, "ceiling": Engine.room_height}
     world = {"id": WALKING.world, "kwargs": {}, "start": "anywhere"}
-    return recipe_labyrinth.carried_over(seed, camera=camera, world=world)
+    # Where the law is not quite the engine's, the labyrinth's contacts feel more than is there.
+    return recipe_labyrinth.carried_over(seed, camera=camera, contacts=False, world=world)
 
 
 def policy(world: VectorEnv[Any, Any, Any], generator: Any) -> Any:
