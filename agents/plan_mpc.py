@@ -276,7 +276,9 @@ def main() -> None:
     rows.append(["true shortest path", "100.0", "", "1.000", "", f"{planned['shortest']:.1f}", ""])
     print(table(columns, rows, f"\n{args.worlds} unseen worlds, {args.walk_steps - 1} exploring steps in each"))
     alone, together = planned["ms_alone"], planned["ms_in_a_batch"]
-    print(f"planning, on one thread: {alone:.1f} ms a decision for one world alone, {together:.1f} ms in a batch of {ROWS}")
+    print(
+        f"planning, on one thread: {alone:.1f} ms a decision for one world alone, {together:.1f} ms in a batch of {min(ROWS, args.worlds)}"
+    )
     if video:
         bar = tqdm(range(args.filmed), desc=f"{'video':20}", unit=" worlds")
         write_video(video, (scene for number in bar for scene in film(make, model, planner, args.walk_steps, args.seed + number)), fps=12)

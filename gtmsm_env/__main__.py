@@ -37,7 +37,12 @@ def parser() -> argparse.ArgumentParser:
     program.add_argument("--version", action="version", version=f"gtmsm-env {__version__}")
     commands = program.add_subparsers(dest="command", required=True, metavar="{train,evaluate}")
 
-    train = _command(commands, "train", "train a model of a world from frames and actions alone", "--output runs/mine --seed 1")
+    train = _command(
+        commands,
+        "train",
+        "train a model of a world from frames and actions; walks in first person have displacements as targets too",
+        "--output runs/mine --seed 1",
+    )
     train.add_argument("--output", type=Path, metavar="FOLDER", help="all that is written (default: runs/WORLD)")
     train.add_argument("--resume", action="store_true", help="continue from the newest checkpoint in --output")
     train.add_argument("--size", choices=("default", "paper"), default="default", help=f"encodings of our size or the paper's {DEFAULT}")

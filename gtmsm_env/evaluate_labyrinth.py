@@ -40,7 +40,7 @@ PASSAGE = 30  # steps before and after a passage that figure 4 shows
 SHOWN = 0.9  # share of a frame from which on its place counts as seen
 
 # Otherwise inferred: as a dream imagines it; and of an agent that runs into things.
-DREAMED, ALONE, OBSERVED = "units, in a dream: what was seen stops the agent", "units, actions alone", "units, observed to the end"
+DREAMED, ALONE, OBSERVED = "units, in a dream: what was seen stops the agent", "units, actions alone", "units, contacts felt to the end"
 
 OURS, PAPER = "our prior, projected views", "the paper's prior, combined"
 TRUE_POSE = "our prior at the true pose"
@@ -313,7 +313,7 @@ def judge(
     if learned != judged:
         raise ValueError(
             f"A law is judged in the physics that it was learned in, here {judged!r}; this model's is {learned!r}. "
-            f"Give one made by `python -m gtmsm_env train {experiment}`, or evaluate it in its own."
+            f"Name with --model one made by `python -m gtmsm_env train {experiment}`, or evaluate it in its own."
         )
     parts: list[Measured] = []
     first: list[tuple[Trials, dict[str, Frames], Tensor]] = []

@@ -152,6 +152,10 @@ def train(args: argparse.Namespace) -> int:
     moments: Moments = {}
     if begun:
         stage, iteration, seconds, moments = restore(model, path, what)
+        if parallel.rank() == 0:
+            print(
+                f"Going on after iteration {iteration} of stage {stage + 1} of {len(stages)}; what it learns from is recorded again first."
+            )
     elif args.resume and parallel.rank() == 0:
         print(f"There is no checkpoint {path} to resume: starting anew.")
     if stage < len(stages):  # else there is nothing left to learn, and walks would be for nothing
