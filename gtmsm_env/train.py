@@ -152,13 +152,11 @@ def train(args: argparse.Namespace) -> int:
     moments: Moments = {}
     if begun:
         stage, iteration, seconds, moments = restore(model, path, what)
-        if parallel.rank() == 0:
-            print(
-                f"Going on after iteration {iteration} of stage {stage + 1} of {len(stages)}; what it learns from is recorded again first."
-            )
     elif args.resume and parallel.rank() == 0:
         print(f"There is no checkpoint {path} to resume: starting anew.")
     if stage < len(stages):  # else there is nothing left to learn, and walks would be for nothing
+        if begun and parallel.rank() == 0:
+            print(f"Going on in stage {stage + 1} of {len(stages)}, iteration {iteration}; what it learns from is recorded again first.")
         walks = gather(learned, args.images, args.seed).to(args.device)
         trainer = learned.trainer(model, walks, stages, args.seed, stage, iteration, batches)
         seconds = fit(trainer, path, what, seconds, moments)
