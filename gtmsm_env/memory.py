@@ -264,8 +264,8 @@ class SpatialMemory:
     def _gather(self, x: Tensor, index: Tensor) -> Tensor:
         """What is stored of some entries: x (*M, N, ...), index (*M, *Q) -> (*M, *Q, ...)."""
         axes = len(self.batch_shape)
-        if not axes:
-            return x[index]
+        if self.count.numel() == 1:
+            return x.reshape(x.shape[axes:])[index]
         flat = index.reshape(self.count.numel(), math.prod(index.shape[axes:]))
         row = torch.arange(len(flat), device=index.device)[:, None]
         return x.reshape(-1, *x.shape[axes:])[row, flat].reshape(*index.shape, *x.shape[axes + 1 :])
