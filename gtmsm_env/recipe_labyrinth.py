@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from gtmsm_env import parallel
 from gtmsm_env.contacts import FELT
-from gtmsm_env.data import Walks, concatenate, record_walks
+from gtmsm_env.data import Policy, Walks, concatenate, record_walks
 from gtmsm_env.floorplan import along
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
@@ -429,11 +429,7 @@ class LabyrinthTrainer(Trainer):
         if self._codes is None:
             from tqdm import tqdm
 
-            world = self.model.world
-            assert world is not None
-            kwargs = {**world["kwargs"], "split": "train", "task": None}
-            more = record_walks(world["id"], kwargs, MORE, self.walks.index.shape[1], self.seed + 101, displacements=True, policy=policy)
-            walks = concatenate([self.walks, *(part.to(self.walks.frames.device) for part in more)])
+            walks = concatenate([self.walks, self._recorded(MORE, self.seed + 101, policy)])
             codes = []
             for room in tqdm(ROOMS, desc="encodings", leave=False, disable=parallel.rank() > 0):
                 redrawn, _ = self._room(*room)
@@ -446,13 +442,22 @@ class LabyrinthTrainer(Trainer):
     @torch.no_grad()
     def _meeting(self) -> Met:
         if self._met is None:
-            world, law = self.model.world, self.model.transition
-            assert world is not None
-            assert isinstance(law, FirstPerson)
-            kwargs = {**world["kwargs"], "split": "train", "task": None}
-            recorded = record_walks(world["id"], kwargs, HEEDLESS, WALKING.steps, self.seed, displacements=True, policy=heedless)
-            self._met = met_by(law, concatenate(list(recorded)).to(self.walks.frames.device))
+            assert isinstance(self.model.transition, FirstPerson)
+            self._met = met_by(self.model.transition, self._heedless())
         return self._met
+
+    def _heedless(self) -> Walks:
+        """Walks on which things are in the way."""
+        return self._recorded(HEEDLESS, self.seed, heedless)
+
+    def _recorded(self, count: int, seed: int, walker: Policy) -> Walks:
+        """So many walks more, in train rooms of the model's world, with displacements."""
+        world = self.model.world
+        assert world is not None
+        kwargs = {**world["kwargs"], "split": "train", "task": None}
+        steps = self.walks.index.shape[1]
+        parts = record_walks(world["id"], kwargs, count, steps, seed, displacements=True, policy=walker)
+        return concatenate(list(parts)).to(self.walks.frames.device)
 
     def _asked(self, stage: Stage, rng: np.random.Generator, walks: int = 2, queries: int = 12) -> tuple[Tensor, Tensor, SpatialMemory]:
         """Frames (R, Q, C, H, W) after the steps remembered, the states there, and the memory that is asked for them."""

@@ -63,6 +63,7 @@ class Experiment:
     rules: dict[str, Any] | None = None  # of the world; None for those of image navigation, whose pictures are recoloured
     policy: Policy | None = None  # who walks; None for the exploring policy
     rows: int = 256  # worlds walked at once
+    beside: int = 0  # walks more, which stages record themselves
 
 
 def experiment(world: str, size: str, images: str, seed: int, displacements: bool) -> Experiment:
@@ -82,6 +83,7 @@ def experiment(world: str, size: str, images: str, seed: int, displacements: boo
             trainer=recipe_labyrinth.LabyrinthTrainer,
             rules=recipe_labyrinth.RULES,
             policy=recipe_labyrinth.policy,
+            beside=recipe_labyrinth.beside(recipe_labyrinth.stages(size, agent)),
         )
     if elsewhere := ELSEWHERE.get(world):
         recipe_labyrinth.check_images(images)
@@ -162,13 +164,12 @@ def train(args: argparse.Namespace) -> int:
         seconds = fit(trainer, path, what, seconds, moments)
     if parallel.rank() > 0:
         return 0
-    beside = 0 if args.world in ELSEWHERE else recipe_labyrinth.beside(stages)
     command = f"python -m gtmsm_env train {args.world} --seed {args.seed} --size {args.size} --images {shlex.quote(args.images)}"
     card = {
         "command": command + " --displacements" * args.displacements + f" --batches {batches}" * (batches > 1),
         "versions": {name: version(name) for name in ("gtmsm-env", "torch", "numpy")} | {"python": platform.python_version()},
         "seconds": round(seconds),
-        "walks": {"count": learned.walks + beside, "steps": learned.steps, "split": "train"},
+        "walks": {"count": learned.walks + learned.beside, "steps": learned.steps, "split": "train"},
         **what,
     }
     model.save(output / "model", **card)

@@ -12,7 +12,7 @@ from gtmsm_env.loops import loops_for
 from gtmsm_env.types import phi
 
 # Degrees by which a move is turned where something is in its way, in this order.
-ASIDE = (0.0, 20.0, 40.0, 60.0, 80.0)
+ASIDE = (20.0, 40.0, 60.0, 80.0)
 
 
 class LinearWithWalls(nn.Module):
@@ -135,15 +135,14 @@ class FirstPerson(nn.Module):
         """
         if a.shape[-1] == 0:
             return s.new_empty(*a.shape, 3), s.new_empty(*a.shape, 3)
+        states, displacements, momenta = [], [], []
         if stops is not None:
-            states, displacements = [], []
             for t in range(a.shape[-1]):
                 moved, u = self(s, u, a[..., t])
                 s, u = slide(s, moved, u, stops)
                 states.append(s)
-                displacements.append(u)
-            return torch.stack(states, dim=-2), torch.stack(displacements, dim=-2)
-        displacements, momenta = [], []
+                momenta.append(u)
+            return torch.stack(states, dim=-2), torch.stack(momenta, dim=-2)
         for t in range(a.shape[-1]):
             moved, u = self.step(u, a[..., t])
             displacements.append(moved)

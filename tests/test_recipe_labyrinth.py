@@ -547,6 +547,7 @@ def test_steps_that_met_something_pull_little_at_the_law_of_hard_limits() -> Non
         loss.backward()
         return float(loss.detach()), float(model.transition.c.grad.norm())  # type: ignore[union-attr]
 
+    assert trainer._meeting().walks is walks, "contacts are learned on the same walks"
     robust, squares = pull(trainer), pull(LabyrinthTrainer(model, walks, [stage], 0))
     assert robust[1] / robust[0] < 0.5 * squares[1] / squares[0]
     model.transition.requires_grad_(False).c.mul_(0.8)  # type: ignore[union-attr]
