@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gtmsm_env.loops import loops_for
-from gtmsm_env.perspective import FARTHEST, NEAREST, Camera, in_parts, overwriting, relative, sample
+from gtmsm_env.networks import Network
+from gtmsm_env.perspective import FARTHEST, NEAREST, Camera, in_parts, relative, sample
 
 CELL, REACH = 0.08, 12.8  # units: of the lattice, and how far it extends from the start
 CELLS = round(2 * REACH / CELL)
@@ -32,13 +33,13 @@ def depths(count: int, device: torch.device | None = None) -> Tensor:
     return torch.linspace(math.log(NEAREST), math.log(FARTHEST), count, device=device).exp()
 
 
-def columns_net(inputs: int, hidden: int, dilations: tuple[int, ...]) -> nn.Sequential:
+def columns_net(inputs: int, hidden: int, dilations: tuple[int, ...]) -> Network:
     """Convolutions over columns and depths, (B, inputs, W, D) -> (B, 1, W, D)."""
     layers: list[nn.Module] = []
     for dilation in dilations:
         layers += [nn.Conv2d(inputs, hidden, 3, padding=dilation, dilation=dilation), nn.SiLU()]
         inputs = hidden
-    return nn.Sequential(*layers, nn.Conv2d(hidden, 1, 3, padding=1))
+    return Network(*layers, nn.Conv2d(hidden, 1, 3, padding=1))
 
 
 class Stereo(nn.Module):
@@ -121,7 +122,7 @@ class Stereo(nn.Module):
         return torch.where(compared > 0, (before * rows + wall * upright) / compared.clamp(min=1), 0.3)
 
 
-def log_softmax_of(net: nn.Sequential, features: Tensor) -> Tensor:
+def log_softmax_of(net: Network, features: Tensor) -> Tensor:
     """log p over depths by a network of (B, C, W, D): (B, W, D)."""
     logits: Tensor = net(features.contiguous(memory_format=torch.channels_last))[:, 0]  # which convolutions are faster on
     return logits.log_softmax(dim=-1)
@@ -221,6 +222,8 @@ def cell_of(places: Tensor) -> Tensor:
 def along(camera: Camera, plan: Tensor, s: Tensor, D: int) -> Tensor:
     """What a plan (M, 2, CELLS, CELLS) tells along the columns of poses s (M, Q, 3), at each of D depths: (M, Q, TOLD, W, D)."""
     depth = depths(D, s.device)
+    if loops := loops_for("projection_compiled", plan, s):
+        return loops.along(camera, plan, s, depth, CELL)
     x, y = camera.seen_from(s[:, :, None, None], camera.aside[:, None], depth)  # (M, Q, W, D)
     stands, free = read(plan, x.flatten(1, 2), y.flatten(1, 2)).unflatten(2, x.shape[1:3]).unbind(dim=1)
     share = share_standing(stands, free)
@@ -244,17 +247,14 @@ class Sight(nn.Module):
 
     def depth(self, plan: Tensor, s: Tensor) -> Tensor:
         """The depth of each column, (M, Q, W): the mean of its inverse around the most probable."""
-        if loops := loops_for("projection_compiled", plan, s, *self.parameters()):
+        if loops := loops_for("projection_compiled", plan, s, *(weight.float() for weight in self.parameters())):
+            before_last, last = self.net[:-1], self.net[-1]
 
             def columns(told: Tensor) -> tuple[Tensor]:
-                features = overwriting([*self.net][:-1], told.contiguous(memory_format=torch.channels_last))
-                return (loops.sight(self.net[-1], features, depths(self.D)),)
+                return (loops.sight(last, before_last(told.to(last.weight.dtype)), depths(self.D)),)
 
-            def part(plan: Tensor, s: Tensor) -> tuple[Tensor]:
-                (depth,) = in_parts(columns, along(self.camera, plan, s, self.D).flatten(0, 1))
-                return (depth.unflatten(0, s.shape[:2]),)
-
-            return in_parts(part, plan, s)[0]
+            (depth,) = in_parts(columns, along(self.camera, plan, s, self.D).flatten(0, 1))
+            return depth.unflatten(0, s.shape[:2])
         log_p = self(plan, s)
         near = (torch.arange(self.D, device=s.device) - log_p.argmax(dim=-1, keepdim=True)).abs() <= 3
         p = torch.where(near, log_p, -torch.inf).softmax(dim=-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from gtmsm_env.floorplan import standing
 from gtmsm_env.landmarks import Inferred, Landmarks
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.neighbours import nearest_before
-from gtmsm_env.networks import ConvDecoder, ConvEncoder, Decoder, Encoder, frames_to_x, x_to_frames
+from gtmsm_env.networks import ConvDecoder, ConvEncoder, Decoder, Encoder, Network, frames_to_x, x_to_frames
 from gtmsm_env.obstacles import KEPT, Obstacles, axes_of, count_moves, effect, without_moves
 from gtmsm_env.perspective import relative
 from gtmsm_env.priors import CombinedPrior, ViewsPrior, mixture_prior, with_views
@@ -150,6 +151,14 @@ class GTMSM(nn.Module):
         self.contacts = Contacts(camera, height) if contacts and camera is not None else None
         self.landmarks = Landmarks(landmarks, delta) if landmarks else None
         self.obstacles = Obstacles(reach) if landmarks else None
+
+    def halved(self) -> GTMSM:
+        """A copy whose networks of what is seen compute in bfloat16: faster where the device does; states and depths stay as they are."""
+        model = copy.deepcopy(self)
+        seen = [part for part in (model.encoder, model.decoder, model.combined, model.projected) if part is not None]
+        for net in (net for part in seen for net in part.modules() if isinstance(net, Network)):
+            net.bfloat16()
+        return model
 
     # ---------------------------------------------------------------- the verbs
 
@@ -684,7 +693,8 @@ class GTMSM(nn.Module):
         """Names these weights: a memory is only readable by the model that wrote it."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.state_dict().items()):
-            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+            known = tensor.float() if tensor.dtype == torch.bfloat16 else tensor  # which NumPy does not know
+            digest.update(name.encode() + known.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def signature(self) -> int:

@@ -8,7 +8,7 @@ heading); depth is measured along the direction of view; all in the unit of the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from gtmsm_env.loops import loops_for
 
 NEAREST, FARTHEST = 0.2, 8.0  # depths that are told apart
 FAR = 2.0  # how deep everything is taken to lie where nothing tells
-AT_ONCE = 8  # poses or views that a core works on: what they take in between is a few megabytes
+AT_ONCE = 16  # poses or views that a core works on: what they take in between is a few megabytes
 
 
 class Camera(nn.Module):
@@ -97,13 +97,6 @@ def in_parts(function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tu
     size = AT_ONCE if inputs[0].device.type == "cpu" else 64 * AT_ONCE
     parts = [function(*part) for part in zip(*(x.split(size) for x in inputs), strict=True)]
     return tuple(torch.cat(x) for x in zip(*parts, strict=True))
-
-
-def overwriting(net: Iterable[nn.Module], x: Tensor) -> Tensor:
-    """x through layers, of which the first is no activation, where no gradient is wanted: activations overwrite what they are of."""
-    for layer in net:
-        x = F.silu(x, inplace=True) if isinstance(layer, nn.SiLU) else layer(x)
-    return x
 
 
 def covering(camera: Camera, poses: Tensor, usable: Tensor, s: Tensor, K: int) -> Tensor:

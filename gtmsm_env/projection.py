@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from gtmsm_env.floorplan import CELLS, Sight, Stereo, along, blocked, cell_of, floor_plan
 from gtmsm_env.loops import loops_for
 from gtmsm_env.memory import SpatialMemory
-from gtmsm_env.networks import frames_to_x, mlp
-from gtmsm_env.perspective import Camera, covering, in_parts, overwriting, relative, sample
+from gtmsm_env.networks import Network, frames_to_x, mlp
+from gtmsm_env.perspective import Camera, covering, in_parts, relative, sample
 from gtmsm_env.types import GaussianMixture
 
 EVERY = 2  # of a memory's entries, those whose depth is found: neighbours in time say much the same
@@ -45,7 +45,7 @@ class ProjectedViews(nn.Module):
         nn.init.zeros_(last.weight)
         assert last.bias is not None
         nn.init.zeros_(last.bias)
-        self.mend = nn.Sequential(
+        self.mend = Network(
             nn.Conv2d(channels + 5, hidden, 3, padding=1), nn.SiLU(), nn.Conv2d(hidden, hidden, 3, padding=1), nn.SiLU(), last
         )
         self.doubt = mlp((channels + 5) * (size // 4) ** 2, 128, z_size)
@@ -62,7 +62,7 @@ class ProjectedViews(nn.Module):
         if not memory.count.all():
             raise ValueError("The memory is empty. Walk (or observe) in the world before asking what it shows.")
         poses, used, frames = (flat(memory, x) for x in (memory.s_mean, memory.used, memory.values["frame"]))
-        views = frames_to_x(frames)  # (M, N, C, H, W)
+        views = frames_to_x(frames).contiguous()  # (M, N, C, H, W)
         plan = self.plan_of(views, poses, used)
         found = (views, self.sight.depth(plan, poses), plan, blocked(plan, poses[..., :2], used))
         view, depth, plan, walls = (x.reshape(*memory.batch_shape, *x.shape[1:]) for x in found)
@@ -126,14 +126,12 @@ class ProjectedViews(nn.Module):
 
         Returns the canvas (B, C, H, W), and (B, C + 5, H, W) what was blended and how sure that is.
         """
-        loops = loops_for("projection_compiled", views, seen_from, view_depth, depth, *self.weigh.parameters(), *self.mend.parameters())
+        loops = loops_for("projection_compiled", views, seen_from, view_depth, depth, *self.weigh.parameters())
         if loops and self.hidden <= loops.HIDDEN:
             laid = loops.lay(self.weigh, self.camera, views, seen_from, view_depth, depth)
-            mended = overwriting(self.mend, laid)
         else:
-            laid = self.lay(views, seen_from, view_depth, depth)
-            mended = self.mend(laid.contiguous(memory_format=torch.channels_last))
-        return laid[:, : views.shape[2]] + 0.5 + mended, laid
+            laid = self.lay(views, seen_from, view_depth, depth).contiguous(memory_format=torch.channels_last)
+        return laid[:, : views.shape[2]] + 0.5 + self.mend(laid), laid
 
     def lay(self, views: Tensor, seen_from: Tensor, view_depth: Tensor, depth: Tensor) -> Tensor:
         """What `blend` returns second, of the same arguments."""

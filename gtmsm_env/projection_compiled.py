@@ -1,8 +1,8 @@
 """The loops of imagining in first person, compiled for one core of a CPU where no gradient is wanted; torch elsewhere computes the same.
 
-`lay` stands in for `ProjectedViews.lay`, `sight` for the end of `Sight.depth`, `cover` for the choice of `covering`: what they compute is
-told there. Of a row of pixels each quantity lies in `WIDE` neighbouring places, so that loops over a row become vector instructions.
-Constants are `f(...)`, or else all would be computed in double precision.
+`lay` stands in for `ProjectedViews.lay`, `along` for that of the floor plan, `sight` for the end of `Sight.depth`, `cover` for the choice
+of `covering`: what they compute is told there. Of pixels in a row each quantity lies in `WIDE` neighbouring places, so that loops over
+them become vector instructions. Constants are `f(...)`, or else all would be computed in double precision.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ from gtmsm_env.perspective import Camera
 
 compiled = njit(cache=True, error_model="numpy", fastmath=True)
 f = np.float32
-WIDE = 32  # pixels of a row at once
-TOLD, HIDDEN = 11, 16  # features of a point, and neurons of `weigh`, those missing of weight 0
-AHEAD, NEAREST, CORNER, RIGHT, BELOW, BEHIND, LOGIT, NEURON = range(TOLD, TOLD + 8)  # what else is kept of each point
-ASIDE, FAR, COUNT, MOST, SUM, SHARE, SPREAD = range(7)  # and of each pixel
+WIDE = 128  # pixels at once: few enough for a core's nearest cache
+TOLD = 5  # what a floor plan tells of a depth
+KNOWN, HIDDEN = 11, 16  # features of a point, and neurons of `weigh`, those missing of weight 0
+AHEAD, NEAREST, CORNER, RIGHT, BELOW, BEHIND, LOGIT, NEURON = range(KNOWN, KNOWN + 8)  # what else is kept of each point
+ASIDE, UP, FAR, COUNT, MOST, SUM, SHARE, SPREAD = range(8)  # and of each pixel
 
 
 def lay(weigh: nn.Sequential, camera: Camera, views: Tensor, seen_from: Tensor, view_depth: Tensor, depth: Tensor) -> Tensor:
     """Views (B, K, C, H, W), seen_from (B, K, 3), view_depth (B, K, W), depth (B, W) -> (B, C + 5, H, W), channels last."""
     B, _, C, H, W = views.shape
-    weights = padded(weigh[0], HIDDEN, TOLD), padded(weigh[2], HIDDEN, HIDDEN), padded(weigh[4], 1, HIDDEN)[0]
-    laid = torch.empty(B, H, W, C + 5)
+    weights = padded(weigh[0], HIDDEN, KNOWN), padded(weigh[2], HIDDEN, HIDDEN), padded(weigh[4], 1, HIDDEN)[0]
+    laid = torch.empty(B, H * W, C + 5)
     arrays = (views.flatten(2), seen_from, view_depth, depth, camera.aside, camera.slope, camera.ground, *weights, laid)
     _lay(f(camera.focal), *(x.contiguous().detach().numpy() for x in arrays))
-    return laid.permute(0, 3, 1, 2)
+    return laid.unflatten(1, (H, W)).permute(0, 3, 1, 2)
 
 
 def padded(layer: Any, outputs: int, inputs: int) -> Tensor:
@@ -44,12 +45,11 @@ def padded(layer: Any, outputs: int, inputs: int) -> Tensor:
 
 @compiled
 def silu(x: Any) -> Any:
-    """x (1 + tanh(x / 2)) / 2, of which tanh is a quotient of polynomials, to 1e-6."""
-    y = min(max(f(0.5) * x, f(-7.9)), f(7.9))
+    """x (1 + tanh(x / 2)) / 2, of which tanh is a convergent of its continued fraction, to 5e-5 of x."""
+    y = min(max(f(0.5) * x, f(-4.97)), f(4.97))
     s = y * y
-    p = f(-8.60467152213735e-11) + s * (f(2.00018790482477e-13) + s * f(-2.76076847742355e-16))
-    p = f(4.89352455891786e-03) + s * (f(6.37261928875436e-04) + s * (f(1.48572235717979e-05) + s * (f(5.12229709037114e-08) + s * p)))
-    q = f(4.89352518554385e-03) + s * (f(2.26843463243900e-03) + s * (f(1.18534705686654e-04) + s * f(1.19825839466702e-06)))
+    p = f(135135) + s * (f(17325) + s * (f(378) + s))
+    q = f(135135) + s * (f(62370) + s * (f(3150) + s * f(28)))
     return f(0.5) * x * (f(1) + y * p / q)
 
 
@@ -89,19 +89,19 @@ def _lay(
     last: Any,
     laid: Any,
 ) -> None:
-    (B, K), (W, C) = seen_from.shape[:2], (len(aside), laid.shape[3] - 5)
-    blocks, area, H = (W - 1) // WIDE + 1, np.uint64(W * W), W
+    (B, K), (W, C) = seen_from.shape[:2], (len(aside), laid.shape[2] - 5)
+    area = np.uint64(W * W)
     middle, edge, one, below = f(W / 2 - 0.5), f(W - 1), np.uint64(1), np.uint64(W)
     point = np.zeros((K, NEURON + HIDDEN, WIDE), f)  # of each view
     seen = np.zeros((K, C, WIDE), f)
     pixel = np.ones((SPREAD + 1, WIDE), f)  # of all views
     colour = np.zeros((C, WIDE), f)
     for b in range(B):
-        for block in range(H * blocks):
-            v, start = block // blocks, block % blocks * WIDE
-            n = min(WIDE, W - start)
+        for start in range(0, W * W, WIDE):
+            n = min(WIDE, W * W - start)
             for u in range(n):
-                pixel[ASIDE, u], pixel[FAR, u] = aside[start + u], min(depth[b, start + u], ground[v])
+                v, w = (start + u) // W, (start + u) % W
+                pixel[ASIDE, u], pixel[UP, u], pixel[FAR, u] = aside[w], slope[v], min(depth[b, w], ground[v])
             for k in range(K):
                 x, y, heading = seen_from[b, k]
                 cos, sin, away = f(math.cos(heading)), f(math.sin(heading)), math.sqrt(x * x + y * y)
@@ -111,7 +111,7 @@ def _lay(
                     left = y + far * (sin - right * cos)
                     near = max(ahead, f(0.1))
                     scale = focal / near
-                    across, down = middle - scale * left, middle - scale * (slope[v] * far)
+                    across, down = middle - scale * left, middle - scale * (pixel[UP, u] * far)
                     outside = max(max(abs(across - middle), abs(down - middle)) - middle, f(0))
                     front = f(1) if ahead > f(0.1) else f(0)
                     size = log(min(max(near / far, f(math.exp(-2))), f(math.exp(2))))
@@ -142,7 +142,7 @@ def _lay(
                         upper = upper_left * picture[at] + upper_right * picture[at + one]
                         seen[k, c, u] = upper + lower_left * picture[at + below] + both * picture[at + below + one]
                         at += area
-            pixel[2:] = f(0)
+            pixel[3:] = f(0)
             colour[:] = f(0)
             for k in range(K):
                 for u in range(WIDE):
@@ -169,8 +169,8 @@ def _lay(
                     point[k, 4, u] = max(hidden, f(0))
                 for j in range(HIDDEN):
                     for u in range(WIDE):
-                        x = first[j, TOLD]
-                        for i in range(TOLD):
+                        x = first[j, KNOWN]
+                        for i in range(KNOWN):
                             x += first[j, i] * point[k, i, u]
                         point[k, NEURON + j, u] = silu(x)
                 for j in range(HIDDEN):
@@ -198,40 +198,93 @@ def _lay(
                 for c in range(C):
                     for u in range(WIDE):
                         pixel[SPREAD, u] += point[k, LOGIT, u] * abs(seen[k, c, u] - colour[c, u])
+            for u in range(WIDE):
+                pixel[SPREAD, u] *= f(4 / C) * pixel[SHARE, u]
+                pixel[SUM, u] = f(0.25) * (pixel[MOST, u] + log(pixel[SUM, u]))
+                pixel[FAR, u] = f(0.25) / pixel[FAR, u]
+                pixel[COUNT, u] *= f(1 / K)
             for u in range(n):
-                place = laid[b, v, start + u]
+                place = laid[b, start + u]
                 for c in range(C):
                     place[c] = colour[c, u] - f(0.5)
-                place[C] = f(4 / C) * pixel[SPREAD, u] * pixel[SHARE, u]
-                place[C + 1] = f(0.25) * (pixel[MOST, u] + f(math.log(pixel[SUM, u])))
-                place[C + 2] = f(0.25) / pixel[FAR, u]
-                place[C + 3] = slope[v]
-                place[C + 4] = pixel[COUNT, u] / f(K)
+                place[C], place[C + 1], place[C + 2] = pixel[SPREAD, u], pixel[SUM, u], pixel[FAR, u]
+                place[C + 3], place[C + 4] = pixel[UP, u], pixel[COUNT, u]
+
+
+@compiled
+def log_of_large(x: Any) -> Any:
+    """To 1e-5, of .01 < x < 10,000: four times that of the fourth root."""
+    return f(4) * log(math.sqrt(math.sqrt(x)))
+
+
+def along(camera: Camera, plan: Tensor, s: Tensor, depths: Tensor, cell: float) -> Tensor:
+    """A plan (M, 2, CELLS, CELLS) of cells of this size, poses s (M, Q, 3) -> (M, Q, TOLD, W, D), which come last in memory."""
+    found = torch.empty(*s.shape[:2], camera.size, len(depths), TOLD)
+    _along(f(1 / cell), *(x.contiguous().detach().numpy() for x in (plan, s, camera.aside, depths, found)))
+    return found.movedim(-1, 2)
+
+
+@compiled
+def _along(cells: Any, plan: Any, s: Any, aside: Any, depth: Any, told: Any) -> None:
+    (M, Q, W, D), side = told.shape[:4], plan.shape[-1]
+    middle, edge, width, one = f(0.5 * (side - 1)), f(side - 1), np.uint64(side), np.uint64(1)
+    at, right, up = np.empty(D, f), np.empty(D, f), np.empty(D, f)
+    stands, free, tell = np.empty(D, f), np.empty(D, f), np.empty((TOLD, D), f)
+    tell[4] = f(1) / depth - f(2)
+    for m in range(M):
+        standing, floor = plan[m, 0].ravel(), plan[m, 1].ravel()
+        for q in range(Q):
+            cos, sin = f(math.cos(s[m, q, 2])), f(math.sin(s[m, q, 2]))
+            for u in range(W):
+                across, along = (cos + aside[u] * sin) * cells, (sin - aside[u] * cos) * cells
+                for d in range(D):
+                    x = min(max(s[m, q, 0] * cells + depth[d] * across + middle, f(0)), edge)
+                    y = min(max(s[m, q, 1] * cells + depth[d] * along + middle, f(0)), edge)
+                    left, below = min(np.floor(x), edge - f(1)), min(np.floor(y), edge - f(1))
+                    right[d], up[d] = x - left, y - below
+                    at[d] = below * f(side) + left
+                for d in range(D):
+                    i, r, t = np.uint64(at[d]), right[d], up[d]
+                    both = r * t
+                    lower_left, lower_right, upper_left = f(1) - r - t + both, r - both, t - both
+                    beyond, above = i + one, i + width
+                    stands[d] = lower_left * standing[i] + lower_right * standing[beyond]
+                    stands[d] += upper_left * standing[above] + both * standing[above + one]
+                    free[d] = lower_left * floor[i] + lower_right * floor[beyond] + upper_left * floor[above] + both * floor[above + one]
+                for d in range(D):
+                    share = stands[d] / (stands[d] + free[d] + f(0.3))
+                    tell[0, d], tell[1, d], tell[2, d] = log_of_large(f(1) + stands[d]), log_of_large(f(1) + free[d]), f(4) * share
+                    tell[3, d] = log(f(1) - min(share, f(0.97))) * f(1 / 3)
+                for d in range(1, D):
+                    tell[3, d] += tell[3, d - 1]
+                place = told[m, q, u]
+                for d in range(D):
+                    for i in range(TOLD):
+                        place[d, i] = tell[i, d]
 
 
 def sight(last: Any, features: Tensor, depths: Tensor) -> Tensor:
     """The depth of each column (B, W), of what the last convolution takes (B, C, W, D)."""
     found = torch.empty(len(features), features.shape[2])
-    arrays = (features.float(), last.weight[0], 1 / depths, found)
-    _sight(f(last.bias.item()), *(x.contiguous().detach().numpy() for x in arrays))
+    weight = last.weight[0].flatten(1).mT.to(features.dtype)  # of each neighbour, (9, C): its part of the convolution is a product
+    parts = (weight @ features.flatten(2)).float().unflatten(-1, features.shape[2:])
+    _sight(f(last.bias.item()), *(x.contiguous().detach().numpy() for x in (parts, 1 / depths, found)))
     return found
 
 
 @compiled
-def _sight(bias: Any, features: Any, weight: Any, inverse: Any, found: Any) -> None:
-    B, C, W, D = features.shape
+def _sight(bias: Any, parts: Any, inverse: Any, found: Any) -> None:
+    B, _, W, D = parts.shape
     logit = np.empty(D, f)
     for b in range(B):
         for u in range(W):
             logit[:] = bias
-            for c in range(C):
-                for i in range(max(u - 1, 0), min(u + 2, W)):
-                    row = features[b, c, i]
-                    nearer, same, farther = weight[c, i - u + 1]
-                    for d in range(1, D - 1):
-                        logit[d] += nearer * row[d - 1] + same * row[d] + farther * row[d + 1]
-                    logit[0] += same * row[0] + farther * row[1]
-                    logit[D - 1] += nearer * row[D - 2] + same * row[D - 1]
+            for i in range(max(u - 1, 0), min(u + 2, W)):
+                nearer, same, farther = parts[b, 3 * (i - u + 1)], parts[b, 3 * (i - u + 1) + 1], parts[b, 3 * (i - u + 1) + 2]
+                for d in range(1, D - 1):
+                    logit[d] += nearer[i, d - 1] + same[i, d] + farther[i, d + 1]
+                logit[0] += same[i, 0] + farther[i, 1]
+                logit[D - 1] += nearer[i, D - 2] + same[i, D - 1]
             best = logit.argmax()
             total, mean = f(0), f(0)
             for d in range(max(best - 3, 0), min(best + 4, D)):

@@ -33,7 +33,7 @@ from gtmsm_env.types import gaussian_log_prob, phi
 
 RULES: dict[str, Any] = {}
 CAMERA = {"field_of_view": 90.0, "height": 0.6, "ceiling": 1.5}  # of these worlds
-WALKS, WHIMS = 1536, 0.05  # what is learned from; how often the walker does any one of the actions
+WHIMS = 0.05  # how often the walker does any one of the actions
 MORE = 3072  # walks more, for what learns on encodings that rest
 # In which a room might be too, mirrored or not, its channels in some order: each frame is encoded once in each.
 ROOMS = [(mirrored, channels) for mirrored in (False, True) for channels in ((0, 1, 2), (1, 2, 0), (2, 0, 1), (0, 2, 1))]
@@ -47,7 +47,8 @@ class Agent:
 
     world: str
     law: str
-    steps: int  # of a walk that is learned from
+    walks: int  # that are learned from
+    steps: int  # of each
     tau: int  # remembered
     horizon: int  # imagined as frames
     far: int  # imagined as poses
@@ -57,9 +58,9 @@ class Agent:
     careful: bool = True  # whether it touches nothing, in rooms that it is judged in
 
 
-WALKING = Agent("GTMSM-Labyrinth-v0", "walking", 240, 150, 150, 300, ((1, 16), (17, 100), (101, 150), (1, 150)))
+WALKING = Agent("GTMSM-Labyrinth-v0", "walking", 1536, 240, 150, 150, 300, ((1, 16), (17, 100), (101, 150), (1, 150)))
 # Two turns of 38.7 steps; the first six imagined steps show what no remembered frame was taken towards.
-ROTATING = Agent("GTMSM-LabyrinthRotate-v0", "rotation", 78, 33, 45, 45, ((1, 6), (7, 45), (1, 45)))
+ROTATING = Agent("GTMSM-LabyrinthRotate-v0", "rotation", 4608, 78, 33, 45, 45, ((1, 6), (7, 45), (1, 45)))
 AGENTS = {"labyrinth": WALKING, "labyrinth-rotate": ROTATING}
 # Appendix C: the walking model, which has seen single rooms alone, in several; in rooms that another's textures cover; and
 # of an agent that runs into things.
@@ -75,8 +76,9 @@ def stages(size: str, agent: Agent = WALKING) -> list[Stage]:
     if agent is ROTATING:
         turns = Stage("turns", 600, {"law": 3e-3}, 60, falling=True, tau=33)
         if size == "paper":
-            prior = Stage("prior", 3000, {"prior": 1e-3}, 100, falling=True, tau=33)
-            return [turns, prior, Stage("elbo", 1500, {"vae": 3e-4, "prior": 5e-4}, 250, falling=True, tau=33)]
+            vae = Stage("vae", 15000, {"vae": 1e-3}, 100, falling=True)  # that of the walking model, which sees rooms from everywhere
+            prior = Stage("prior", 4000, {"prior": 1e-3}, 100, falling=True, tau=33)
+            return [turns, vae, prior, Stage("elbo", 2000, {"vae": 3e-4, "prior": 5e-4}, 250, falling=True, tau=33)]
         views = Stage("views", 4000, {"projection": 2e-3}, 200, falling=True, tau=33)
         return [turns, views, Stage("doubt", 400, {"doubt": 1e-3}, 100, falling=True, tau=33)]
     if size == "paper":

@@ -17,9 +17,9 @@ from gtmsm_env.model import GTMSM
 from gtmsm_env.recipe import Stage
 from gtmsm_env.recipe_labyrinth import LabyrinthTrainer
 
-WALKING = replace(recipe_labyrinth.WALKING, rules={"physics": "lab"}, careful=False)
+WALKING = replace(recipe_labyrinth.WALKING, rules={"physics": "lab"}, careful=False, walks=2048)
 AGENTS = {"labyrinth-quake": WALKING}
-WALKS, ROWS = 2048, 256  # what is learned from, and how many worlds are walked at once
+ROWS = 256  # how many worlds are walked at once
 FREE = 0.01  # of the typical step: deviations beyond it count by their size and not by its square, as something was in the way there
 
 policy = recipe_labyrinth.heedless

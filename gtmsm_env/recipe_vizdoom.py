@@ -16,9 +16,9 @@ from gtmsm_env.data import own_explorer
 from gtmsm_env.model import GTMSM
 from gtmsm_env.recipe import Stage
 
-WALKING = replace(recipe_labyrinth.WALKING, world="GTMSM-VizDoom-v0")
+WALKING = replace(recipe_labyrinth.WALKING, world="GTMSM-VizDoom-v0", walks=96)
 AGENTS = {"labyrinth-vizdoom": WALKING}
-WALKS, ROWS = 96, 16  # what is learned from, and how many engines run at once
+ROWS = 16  # how many engines run at once
 TRAINER = recipe_labyrinth.LabyrinthTrainer
 
 

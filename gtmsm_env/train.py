@@ -74,7 +74,7 @@ def experiment(world: str, size: str, images: str, seed: int, displacements: boo
         recipe_labyrinth.check_images(images)
         return Experiment(
             world=agent.world,
-            walks=recipe_labyrinth.WALKS,
+            walks=agent.walks,
             steps=agent.steps,
             stages=recipe_labyrinth.stages(size, agent),
             new_model=lambda: recipe_labyrinth.new_model(size, seed, agent),
@@ -89,7 +89,7 @@ def experiment(world: str, size: str, images: str, seed: int, displacements: boo
         recipe_labyrinth.check_images(images)
         return Experiment(
             world=elsewhere.WALKING.world,
-            walks=elsewhere.WALKS,
+            walks=elsewhere.WALKING.walks,
             steps=elsewhere.WALKING.steps,
             stages=elsewhere.stages(size),
             new_model=lambda: elsewhere.new_model(seed),

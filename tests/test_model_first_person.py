@@ -306,6 +306,25 @@ def test_the_papers_prior_is_read_and_decoded() -> None:
         model.decode(torch.zeros(2, 3), model.initial(drawn_walk(2).frames[:, 0]).memory)
 
 
+@pytest.mark.parametrize("name", ["labyrinth", "labyrinth-paper"])
+def test_a_halved_model_shows_nearly_the_same(name: str) -> None:
+    """From the same states; the model that it is a copy of stays as it is."""
+    model = GTMSM.load(name)
+    signature, halved = model.fingerprint(), model.halved()
+    assert model.fingerprint() == signature != halved.fingerprint()
+    walk = drawn_walk(2, steps=12)
+    walk = replace(walk, frames=torch.randint(256, (2, 12, 4, 4, 3), generator=draws()).to(torch.uint8))
+    walk = replace(walk, frames=walk.frames.repeat_interleave(8, 2).repeat_interleave(8, 3), actions=walk.actions % 8)
+    plan = torch.randint(8, (2, 6), generator=draws(1))
+    shown = []
+    for one in (model, halved):
+        dream = one.imagine(one.remember(walk), plan)
+        shown.append(one.decode(dream.mean, dream.memory).float())
+    assert torch.equal(dream.mean, model.imagine(model.remember(walk), plan).mean)
+    wrong = (shown[0] - shown[1]).abs()
+    assert 0 < wrong.mean() < 2
+
+
 def test_memories_are_recalled_once_for_many_reads() -> None:
     model = small()
     memory, s = model.remember(drawn_walk(2)).memory, torch.randn(2, 4, 3, generator=draws(3))

@@ -6,8 +6,20 @@ import itertools
 
 import pytest
 import torch
+from torch import nn
 
-from gtmsm_env.networks import ConvDecoder, ConvEncoder, Decoder, Encoder, frames_to_x, mlp, set_principal_components, x_to_frames
+from gtmsm_env.networks import (
+    ConvDecoder,
+    ConvEncoder,
+    Decoder,
+    Encoder,
+    Network,
+    PastedPatches,
+    frames_to_x,
+    mlp,
+    set_principal_components,
+    x_to_frames,
+)
 
 SHAPE = (3, 2, 4)  # C, H, W
 SIZE = 24
@@ -41,6 +53,35 @@ def test_frames_are_clipped() -> None:
 
 def test_a_path_beside_another_starts_silent() -> None:
     assert not mlp(4, 8, 3)(torch.randn(5, 4, generator=draws())).any()
+
+
+def test_a_network_is_its_layers_one_after_another() -> None:
+    """With gradients and without; what it is given stays as it is."""
+    net, x = Network(nn.Conv2d(3, 4, 3), nn.SiLU(), nn.Conv2d(4, 2, 1), nn.SiLU()), torch.randn(5, 3, 6, 6, generator=draws())
+    kept, expected = x.clone(), nn.Sequential(*net)(x)
+    assert torch.equal(net(x), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(net(x), expected)
+    assert torch.equal(x, kept)
+    (weight,) = torch.autograd.grad(net(x).square().sum(), [net[0].weight])
+    torch.testing.assert_close(weight, torch.autograd.grad(expected.square().sum(), [net[0].weight])[0])
+
+
+def test_a_network_computes_as_its_weights_do() -> None:
+    net, x = Network(nn.Linear(8, 8), nn.SiLU(), nn.Linear(8, 3)), torch.randn(5, 8, generator=draws())
+    expected = net(x)
+    rounded = net.bfloat16()(x)
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded, expected, atol=0.02, rtol=0.02)
+    assert torch.equal(rounded, rounded.bfloat16().float())
+    assert net.double()(x.double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(8, 4, 2), (4, 2, 1), (3, 2, 0)])
+def test_pasted_patches_are_a_transposed_convolution(kernel: int, stride: int, padding: int) -> None:
+    net = PastedPatches(5, 3, kernel, stride=stride, padding=padding)
+    x = torch.randn(2, 5, 4, 6, generator=draws())
+    torch.testing.assert_close(net(x), nn.ConvTranspose2d.forward(net, x), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("batch", [(), (3,), (2, 3)])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gtmsm_env import loops
-from gtmsm_env.floorplan import Sight
+from gtmsm_env.floorplan import Sight, along
 from gtmsm_env.perspective import Camera, covering
 from gtmsm_env.projection import ProjectedViews
 from gtmsm_env.recipe_labyrinth import CAMERA
@@ -69,6 +69,15 @@ def test_depths_are_as_torch_reads_them(monkeypatch: pytest.MonkeyPatch) -> None
     depth = sight.depth(plan, s)
     assert depth.std() > 0.1
     torch.testing.assert_close(depth, by_torch(monkeypatch, sight.depth, plan, s), atol=1e-4, rtol=1e-4)
+
+
+def test_a_plan_tells_along_columns_what_it_tells_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Little evidence and much, also beyond the edge of the plan."""
+    camera, plan = Camera(8, **CAMERA), torch.rand(2, 2, 320, 320, generator=draws(0)) ** 8 * 200
+    s = poses(2, 5, seed=3) * torch.tensor([5, 5, 1])
+    told = along(camera, plan, s, 48)
+    assert (s[..., :2].abs() > 8).any()
+    torch.testing.assert_close(told, by_torch(monkeypatch, along, camera, plan, s, 48), atol=2e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("size", [8, 12, 32])

@@ -54,7 +54,7 @@ from gtmsm_env.envs.labyrinth_physics import KEPT, PUSH
 
 SPEED, TURN, ROTATED = 0.15, math.radians(8.448), math.radians(9.3)
 STEPS, SIZE = 30, 8  # frames of a walk, and pixels a side of each
-SHORT = {agent: replace(agent, steps=STEPS, tau=14, horizon=6, far=16, spans=((1, 2), (1, 6))) for agent in AGENTS.values()}
+SHORT = {agent: replace(agent, walks=8, steps=STEPS, tau=14, horizon=6, far=16, spans=((1, 2), (1, 6))) for agent in AGENTS.values()}
 
 
 def gathered(agent: Agent, rows: int = 8, whims: float = 0.3, size: int = SIZE) -> Walks:
@@ -578,7 +578,6 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, str], int]:
     """Seconds instead of hours: a small model, few and short walks, two iterations a stage. Runs `train WORLD --size paper`."""
     monkeypatch.setattr(recipe_labyrinth, "new_model", small_model)
     monkeypatch.setattr(recipe_labyrinth, "RULES", {"frame_size": SIZE})
-    monkeypatch.setattr(recipe_labyrinth, "WALKS", 8)
     for name, agent in list(AGENTS.items()):
         monkeypatch.setitem(AGENTS, name, SHORT[agent])
     monkeypatch.setattr(recipe_labyrinth, "WALKING", SHORT[WALKING])
