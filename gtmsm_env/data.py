@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -38,6 +38,23 @@ def record(
 
     ValueError for other actions, frames that are not uint8, rewards that are NaN, and a world that ends the walk.
     """
+    walking = recording(world, steps, generator, seed, policy)
+    while True:
+        try:
+            next(walking)
+        except StopIteration as end:
+            walk: Walk = end.value
+            return walk
+
+
+def recording(
+    world: World,
+    steps: int,
+    generator: np.random.Generator | Sequence[np.random.Generator] | None = None,
+    seed: int | Sequence[int | None] | None = None,
+    policy: Callable[[], Any] | None = None,
+) -> Generator[None, None, Walk]:
+    """`record`, which lets others work after each step."""
     if steps < 1:
         raise ValueError(f"A walk has at least one frame, given steps={steps}. Ask for some hundreds.")
     rows = world.num_envs if isinstance(world, VectorEnv) else None
@@ -68,6 +85,7 @@ def record(
             recorded.append(value)
         for name, values in told.items():
             values.append(info.get(name))
+        yield
     if kinds := {str(np.asarray(frame).dtype) for frame in frames} - {"uint8"}:
         raise ValueError(f"A frame is uint8, 0 to 255; the world's are {', '.join(sorted(kinds))}. Wrap the world so that it gives bytes.")
     axis = 1 if rows else 0

@@ -1,7 +1,8 @@
 """The loops of a dream's step, compiled for one core of a CPU where no gradient is wanted; torch elsewhere computes the same.
 
-`moves` stands in for `LinearWithWalls.forward`, `judged` for the end of `DreamVectorEnv._move`, `distance` for `Nearby.distance`, `begin`
-for `Episodes.begin`: what they compute is told there. Each is some ten operations of torch, of which most take longer to start than to do.
+`moves` stands in for `LinearWithWalls.forward`, `judged` for the end of `DreamVectorEnv._move`, `distance` for `Nearby.distance`, `apart`
+for the search of `SpatialMemory.distinct`, `begin` for `Episodes.begin`: what they compute is told there. Each is some ten operations of
+torch, of which most take longer to start than to do.
 """
 
 from __future__ import annotations
@@ -16,17 +17,29 @@ import torch
 from numba import njit
 from torch import Tensor, nn
 
-from gtmsm_env.projection_compiled import f, silu
 from gtmsm_env.transitions import LinearWithWalls
 from gtmsm_env.types import Tolerance
 
 # All of fastmath but what takes infinities for impossible: places and goals that a row lacks are nowhere.
 compiled = njit(cache=True, error_model="numpy", fastmath={"contract", "reassoc", "arcp", "nsz", "afn"})
 
+f = np.float32
+
 
 def arrays(*tensors: Tensor) -> list[Any]:
     """The same memory, as loops take it."""
     return [x.numpy() for x in tensors]
+
+
+@compiled
+def silu(x: Any) -> Any:
+    """x (1 + tanh(x / 2)) / 2, of which tanh is a quotient of polynomials, to 1e-6."""
+    y = min(max(f(0.5) * x, f(-7.9)), f(7.9))
+    s = y * y
+    p = f(-8.60467152213735e-11) + s * (f(2.00018790482477e-13) + s * f(-2.76076847742355e-16))
+    p = f(4.89352455891786e-03) + s * (f(6.37261928875436e-04) + s * (f(1.48572235717979e-05) + s * (f(5.12229709037114e-08) + s * p)))
+    q = f(4.89352518554385e-03) + s * (f(2.26843463243900e-03) + s * (f(1.18534705686654e-04) + s * f(1.19825839466702e-06)))
+    return f(0.5) * x * (f(1) + y * p / q)
 
 
 def moves(law: nn.Module) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
@@ -139,6 +152,31 @@ def _distance(places: Any, x: Any, found: Any) -> None:
             least = min(least, bits[p])
         bits[0] = least
         found[i] = math.sqrt(max(square[0], f(1e-20)))
+
+
+def apart(keys: Tensor, count: Tensor, radius: float) -> Tensor:
+    """keys (M, N, n) of which the first `count` (M,) are used -> (M, N) bool."""
+    keep = torch.zeros(keys.shape[:2], dtype=torch.bool)
+    _apart(f(radius**2), *arrays(keys.contiguous(), count.contiguous(), keep))
+    return keep
+
+
+@compiled
+def _apart(square: Any, keys: Any, count: Any, keep: Any) -> None:
+    kept = np.empty(keys.shape[1:], f)
+    for m in range(len(keys)):
+        places = 0
+        for i in range(count[m]):
+            close = False
+            for p in range(places):
+                between = f(0)
+                for d in range(keys.shape[2]):
+                    between += (keys[m, i, d] - kept[p, d]) ** 2
+                close |= between <= square
+            if not close:
+                kept[places] = keys[m, i]
+                keep[m, i] = True
+                places += 1
 
 
 def begin(

@@ -225,6 +225,8 @@ class DreamVectorEnv(BatchedRows):
             self._draw_episodes(spent)
         if state is not None or goal is not None:
             self._choose_episodes(rows, state, goal)
+        if isinstance(self._source, WorldsAhead) and self.episodes_per_walk:
+            self._source.owe(2 * len(rows) / self.episodes_per_walk)  # so that worlds are there for rows twice as fast as others
         over = np.zeros(self.num_envs, np.bool_)
         over[rows] = True
         self._restart(torch.from_numpy(over).to(self._device))
@@ -405,7 +407,14 @@ class DreamVectorEnv(BatchedRows):
     @torch.no_grad()
     def _advance(self, actions: Rows) -> tuple[NDArray[np.float64], Flags, Flags]:
         reward, terminated, truncated = self._move(self._index(actions), self._over)
+        if isinstance(self._source, WorldsAhead):
+            self._source.pay(self.generators, self._soonest)
         return reward.double().cpu().numpy(), terminated.cpu().numpy(), truncated.cpu().numpy()
+
+    def _soonest(self) -> Rows:
+        """All rows, those first that have fewest episodes left in their worlds."""
+        begun: Rows = (self._episodes.drawn - self._episodes.begun).cpu().numpy()
+        return np.argsort(begun + self._left, kind="stable")
 
     def _move(self, actions: Tensor, ended: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """All rows by their actions (N,): reward float32, terminated and truncated, (N,) each, all zero of rows that had `ended` (N,)."""

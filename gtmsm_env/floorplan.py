@@ -249,6 +249,7 @@ class Sight(nn.Module):
         """The depth of each column, (M, Q, W): the mean of its inverse around the most probable."""
         if loops := loops_for("projection_compiled", plan, s, *(weight.float() for weight in self.parameters())):
             before_last, last = self.net[:-1], self.net[-1]
+            assert isinstance(last, nn.Conv2d)
 
             def columns(told: Tensor) -> tuple[Tensor]:
                 return (loops.sight(last, before_last(told.to(last.weight.dtype)), depths(self.D)),)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from gtmsm_env.checkpoint import CheckpointError, append_rows, check_keys, load_checkpoint, save_checkpoint, save_rows
 from gtmsm_env.forest import Forest, Later, Lift, same
+from gtmsm_env.loops import loops_for
 from gtmsm_env.neighbours import LARGE, nearest, spread
 from gtmsm_env.types import Neighbours, phi
 
@@ -285,10 +286,13 @@ class SpatialMemory:
         keys = phi(self.s_mean.reshape(-1, *self.s_mean.shape[-2:]))  # (M, N, n)
         entries = len(self)
         used = torch.arange(entries, device=keys.device) < self.count.reshape(-1, 1)  # (M, N)
-        keep = used.clone()
-        for entry in range(entries - 1):  # a kept entry strikes out all later ones that are close to it
-            close = (keys[:, entry + 1 : entries] - keys[:, entry : entry + 1]).square().sum(dim=-1) <= radius**2
-            keep[:, entry + 1 :] &= ~(close & keep[:, entry, None])
+        if loops := loops_for("dream_compiled", keys):
+            keep = loops.apart(keys[:, :entries], self.count.reshape(-1), radius)
+        else:
+            keep = used.clone()
+            for entry in range(entries - 1):  # a kept entry strikes out all later ones that are close to it
+                close = (keys[:, entry + 1 : entries] - keys[:, entry : entry + 1]).square().sum(dim=-1) <= radius**2
+                keep[:, entry + 1 :] &= ~(close & keep[:, entry, None])
         count = keep.sum(dim=-1).clamp(min=at_least).minimum(self.count.reshape(-1))
         rank = keep.to(torch.int8) + used.to(torch.int8)  # places, then other entries, then padding
         return self._select(rank.argsort(dim=-1, descending=True, stable=True)[:, : int(count.max())], count)

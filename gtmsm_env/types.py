@@ -80,6 +80,12 @@ class Walk:
         moved: dict[str, Any] = {name: None if part is None else part.to(device) for name, part in parts}
         return Walk(**moved)
 
+    def __getitem__(self, rows: slice | Tensor) -> Walk:
+        """Some of a batch of walks."""
+        parts = ((field.name, getattr(self, field.name)) for field in fields(self))
+        some: dict[str, Any] = {name: None if part is None else part[rows] for name, part in parts}
+        return Walk(**some)
+
 
 def check_rewards(rewards: Tensor) -> None:
     """Refuses rewards that are NaN. Raises ValueError."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from gymnasium.envs.registration import load_env_creator
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from gtmsm_env.data import record
+from gtmsm_env.data import recording
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
 from gtmsm_env.priors import with_views
@@ -28,6 +29,9 @@ ANYWHERE = {"num_envs", "vectorization_mode", "autoreset_mode", "max_episode_ste
 
 SAME = 1e-3
 """Encodings closer than this are of one frame: what is left between two encodings of the same bytes is rounding."""
+
+SPREAD = 16  # steps over which most of what is owed of a walk is paid
+DONE = object()
 
 REWALKS = 100  # worlds in a row that look the same everywhere and leave no goal to draw
 
@@ -237,7 +241,7 @@ class WorldsAhead:
     All that happens in a world is drawn from one seed, which the row's own generator draws; so a row's k-th world depends on nothing but
     the row's seed, and worlds can be walked before they are asked for. When a row has none left, as many rows that have none as `worlds`
     has get their next one in the same bulk, whose shapes are always the same: the rounding of a row does not depend on what others do
-    either.
+    either. `owe` and `pay` walk it before that, a little at a time, so that nobody waits for a whole bulk.
 
     Args:
         worlds: walks a bulk of worlds
@@ -264,6 +268,9 @@ class WorldsAhead:
         self.worlds, self.model, self.steps = worlds, model, steps
         self.snapshot, self.goals, self.keep = snapshot, goals, keep
         rows = rows or worlds.num_envs
+        self._at_once = 1 if model.projected is not None else 16  # walks that are remembered at once: a floor plan is of one
+        self._under_way: Iterator[None] | None = None  # the bulk that is being walked
+        self._due = 0.0  # of its parts, one for each step and one for each walk remembered
         self._stocked = np.zeros(rows, np.bool_)
         self._belief: Belief | None = None
         self._drawn: list[np.random.Generator] = [np.random.default_rng(0)] * rows
@@ -272,8 +279,37 @@ class WorldsAhead:
 
     def forget(self, rows: Rows) -> None:
         """Drop what is in stock for rows whose generator has changed."""
+        if len(rows) < len(self._stocked):
+            self._finish()  # others have drawn from their generators for it
+        self._under_way = None
         self._stocked[rows] = False
         self._paid[rows] = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._finish()  # as nothing half done can be copied
+        return self.__dict__
+
+    def _finish(self) -> None:
+        for _ in self._under_way or ():
+            pass
+        self._under_way = None
+
+    def owe(self, worlds: float) -> None:
+        """So many worlds, and parts of one, will be needed before long."""
+        self._due += worlds * (self.steps / self.worlds.num_envs + 1)
+
+    def pay(self, generators: list[np.random.Generator], soonest: Callable[[], Rows]) -> None:
+        """Walk a little of what is owed: most of it is paid within some `SPREAD` calls. `soonest`: all rows, first those in need."""
+        for _ in range(math.ceil(self._due / SPREAD)):
+            if self._under_way is None:
+                if self._stocked.all():
+                    self._due = 0
+                    return
+                rows = soonest()
+                self._begin(rows[~self._stocked[rows]], generators)
+            self._due -= 1
+            if next(self._under_way, DONE) is DONE:  # type: ignore[arg-type]
+                self._under_way = None
 
     def next(self, rows: Rows, generators: list[np.random.Generator]) -> tuple[Belief, list[np.random.Generator], list[Any], Rows]:
         """The next world of some rows: the belief at the walk's end, what is left of the world's random numbers, what was kept, and the
@@ -282,16 +318,21 @@ class WorldsAhead:
         generators: of all rows; they draw the seeds.
         """
         while len(lacking := rows[~self._stocked[rows]]):
-            some = np.concatenate([lacking, np.flatnonzero(~self._stocked)])
-            self._walk(some[np.unique(some % self.worlds.num_envs, return_index=True)[1]], generators)
+            if self._under_way is None:
+                self._begin(np.concatenate([lacking, np.flatnonzero(~self._stocked)]), generators)
+            self._finish()
         self._stocked[rows] = False
         paid = self._paid[rows]
         self._paid[rows] = 0
         assert self._belief is not None
         return self._belief[index(rows, self._belief)], [self._drawn[row] for row in rows], [self._kept[row] for row in rows], paid
 
-    def _walk(self, rows: Rows, generators: list[np.random.Generator]) -> None:
-        """A world for each of these rows; a row has one place in the bulk, its number modulo the bulk's size, so that none are two's."""
+    def _begin(self, rows: Rows, generators: list[np.random.Generator]) -> None:
+        """A bulk for the first of these rows; a row has one place in it, its number modulo the bulk's size, so that none are two's."""
+        self._under_way = self._walking(rows[np.unique(rows % self.worlds.num_envs, return_index=True)[1]], generators)
+
+    def _walking(self, rows: Rows, generators: list[np.random.Generator]) -> Iterator[None]:
+        """Walk a world for each of these rows, step by step, and remember them, some at once: a `yield` for each step and each walk."""
         bulk = self.worlds.num_envs
         for _ in range(REWALKS):
             some = rows[~self._stocked[rows]]
@@ -302,16 +343,23 @@ class WorldsAhead:
                 seeds[slot] = int(generators[row].integers(2**31))
                 drawn[slot] = np.random.default_rng([seeds[slot], 1])  # not the stream that the world draws from
             self._paid[some] += self.steps - 1
-            walked = record(self.worlds, self.steps, drawn, seeds).to(self.model.transition.W_a.device)
-            belief = self.snapshot(self.model.remember(walked))
-            if self.goals:
-                good = has_goals(belief.memory).cpu().numpy()[slots]
-                some, slots = some[good], slots[good]
+            walked = (yield from recording(self.worlds, self.steps, drawn, seeds)).to(self.model.transition.W_a.device)
+            good = np.ones(bulk, np.bool_)
+            for first in range(0, bulk, self._at_once):
+                here = (first <= slots) & (slots < first + self._at_once)
+                if not here.any():
+                    continue
+                belief = self.snapshot(self.model.remember(walked[first : first + self._at_once]))
+                if self.goals:
+                    good[first : first + self._at_once] = has_goals(belief.memory).cpu().numpy()
+                if self._belief is None:
+                    self._belief = belief[torch.zeros(len(self._stocked), dtype=torch.int64, device=belief.mean.device)]
+                self._belief = put_over(self._belief, index(some[here], belief), belief[index(slots[here] - first, belief)])
+                for _ in range(len(belief.mean)):
+                    yield
+            some, slots = some[good[slots]], slots[good[slots]]
             for slot, row, kept in zip(slots, some, self.keep(slots) if self.keep else [None] * len(slots), strict=True):
                 self._drawn[row], self._kept[row] = drawn[slot], kept
-            if self._belief is None:
-                self._belief = belief[torch.zeros(len(self._stocked), dtype=torch.int64, device=belief.mean.device)]
-            self._belief = put_over(self._belief, index(some, belief), belief[index(slots, belief)])
             self._stocked[some] = True
             if self._stocked[rows].all():
                 return

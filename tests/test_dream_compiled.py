@@ -130,6 +130,22 @@ def test_a_rollout_broadcasts_and_has_gradients_where_they_are_wanted(monkeypatc
 
 
 @pytest.mark.parametrize("n", [2, 3])
+def test_distinct_places_are_those_of_torch(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of memories that are full, and of those that are not."""
+    s = torch.randn(3, 60, n, generator=draws(n))
+    z = torch.arange(180.0).reshape(3, 60, 1)
+    memory = SpatialMemory(s, s, {"z_mean": z, "z_variance": z}, torch.tensor([60, 41, 0]))
+    for radius, at_least in ((0.3, 1), (5.0, 7)):
+        found = memory.distinct(radius, at_least)
+        with monkeypatch.context() as patch:
+            patch.setattr(loops, "compiled_loops", lambda name: None)
+            expected = memory.distinct(radius, at_least)
+        assert torch.equal(found.count, expected.count)
+        assert torch.equal(found.values["z_mean"], expected.values["z_mean"])
+        assert (found.count < memory.count)[:2].all()
+
+
+@pytest.mark.parametrize("n", [2, 3])
 def test_who_has_arrived(n: int) -> None:
     """At any goal, within radius and heading; rows may have fewer goals than others, or none."""
     goals, s = (0.6 * torch.randn(*shape, generator=draws(seed)) for seed, shape in enumerate(((40, 3, n), (40, n))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from functools import partial
 from typing import Any
@@ -84,6 +85,68 @@ def test_the_kth_world_of_a_row_depends_on_its_seed_alone(served: int | None) ->
         assert size == int(b.memory.count)
         assert torch.equal(a.memory.values["z_mean"][0, :size], b.memory.values["z_mean"][0, :size])
     assert not torch.equal(one[0][0].mean, one[1][0].mean) or one[0][1] != one[1][1]
+
+
+def test_worlds_are_walked_little_by_little() -> None:
+    """A few parts of a bulk at a time, those in need first, and what they see is what they would have seen at once."""
+    (stock, bulks), (other, _) = ahead(3, served=5), ahead(3, served=5)
+    rngs, taken = generators(5), []
+    step = stock.worlds.step
+
+    def counted(actions: Any) -> Any:
+        taken.append(actions)
+        return step(actions)
+
+    stock.worlds.step = counted  # type: ignore[method-assign]
+    stock.pay(rngs, lambda: np.arange(5))
+    assert not taken  # nothing is owed
+    stock.owe(3)  # of 30 frames each, and three walks remembered
+    paid = [0]
+    while len(bulks) == 0:
+        stock.pay(rngs, lambda: np.array([4, 2, 3, 0, 1]))
+        paid.append(len(taken))
+    assert max(np.diff(paid)) == paid[1] == 3
+    assert paid[9] > 15
+    assert len(paid) > 20
+    belief, drawn, _, walked = stock.next(np.array([2, 4]), rngs)
+    expected, others, _, steps = other.next(np.array([2, 4]), generators(5))
+    assert torch.equal(belief.mean, expected.mean)
+    assert torch.equal(belief.memory.values["z_mean"], expected.memory.values["z_mean"])
+    assert drawn[0].random() == others[0].random()
+    assert walked.tolist() == steps.tolist() == [29, 29]
+    assert len(taken) == 29
+    stock.owe(100)
+    for _ in range(100):
+        stock.pay(rngs, lambda: np.arange(5))
+    assert bulks == [[0, 1, 2], [0, 1, 2], [1]]  # rows 3, 4 and 2; then 0, 1 and 2; then 4: all have one in stock
+    assert len(taken) == 29 * 3
+
+
+def test_a_walk_under_way_is_waited_for_forgotten_and_copied() -> None:
+    """By who needs its worlds; when a row has another generator; and for a copy, which goes its own way."""
+    stock, bulks = ahead(3)
+    rngs = generators(3)
+    stock.owe(1)
+    stock.pay(rngs, lambda: np.arange(3))
+    assert not bulks
+    other, theirs = copy.deepcopy((stock, rngs))
+    assert len(bulks) == 1
+    belief, *_ = stock.next(np.arange(3), rngs)
+    assert len(bulks) == 1
+    assert torch.equal(other.next(np.arange(3), theirs)[0].mean, belief.mean)
+    stock.owe(1)
+    stock.pay(rngs, lambda: np.arange(3))
+    rngs[1] = np.random.default_rng(1)
+    stock.forget(np.array([1]))
+    assert torch.equal(stock.next(np.array([1]), rngs)[0].mean[0], belief.mean[1])
+    expected = ahead(3)[0]
+    kept = generators(3)
+    expected.next(np.arange(3), kept)
+    assert torch.equal(stock.next(np.array([0]), rngs)[0].mean, expected.next(np.arange(3), kept)[0].mean[:1])
+    stock.owe(1)
+    stock.pay(rngs, lambda: np.arange(3))
+    stock.forget(np.arange(3))  # all at once: what is under way is left
+    assert torch.equal(stock.next(np.arange(3), generators(3))[0].mean, belief.mean)
 
 
 class Dull(Treasure):
