@@ -9,6 +9,7 @@ views look alike there.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -21,8 +22,9 @@ from gtmsm_env.perspective import FARTHEST, NEAREST, Camera, in_parts, relative,
 
 CELL, REACH = 0.08, 12.8  # units: of the lattice, and how far it extends from the start
 CELLS = round(2 * REACH / CELL)
-RADIUS = 0.12  # units that an agent keeps from what stands: its own radius, less by what a plan blurs walls into the room
-STANDS = 0.45  # share of the evidence from which on something stands in a cell
+RADIUS = 0.2  # units, the agent's
+STANDS = 4 / 3  # how many times as much evidence tells of something around a cell as of nothing in it, where something stands there
+PUSHES = 3  # by which an agent comes free of what it would run into: two in a corner
 HEIGHTS = 8  # on a wall, at which views are compared
 TOLD = 5  # what a plan tells of each column and depth
 ALIKE = 0.5  # share of the views compared that count, those that agree best: the others may have something in between
@@ -180,17 +182,11 @@ def share_standing(stands: Tensor, free: Tensor) -> Tensor:
     return stands / (stands + free + 0.3)
 
 
-def blocked(plan: Tensor, places: Tensor, used: Tensor) -> Tensor:
-    """Which cells an agent cannot stand in, (M, CELLS, CELLS) bool: those too near to something, but for where it has been.
-
-    plan (M, 2, CELLS, CELLS); places (M, N, 2) of the entries `used` (M, N)
-    """
-    return within(something(plan), RADIUS) & ~within(marked(places, used), CELL)
-
-
 def something(plan: Tensor) -> Tensor:
-    """Which cells of plans (*M, 2, CELLS, CELLS) something stands in, (*M, CELLS, CELLS) bool."""
-    return share_standing(*plan.unbind(dim=-3)) > STANDS
+    """Which cells of plans (*M, 2, CELLS, CELLS) something stands in or next to, (*M, CELLS, CELLS) bool."""
+    stands, free = plan.unbind(dim=-3)
+    around = F.avg_pool2d(stands.reshape(-1, 1, CELLS, CELLS), 3, stride=1, padding=1).reshape(stands.shape)
+    return around > STANDS * (free + 0.3)
 
 
 def standing(plan: Tensor) -> Tensor:
@@ -199,19 +195,37 @@ def standing(plan: Tensor) -> Tensor:
     return (torch.stack([column, row], dim=-1) - (CELLS - 1) / 2) * CELL
 
 
-def marked(places: Tensor, used: Tensor) -> Tensor:
-    """The cells of some places (M, N, 2): (M, CELLS, CELLS) bool."""
-    x, y = cell_of(places).unbind(dim=-1)
-    count = x.new_zeros(len(places), CELLS * CELLS).scatter_add(1, y * CELLS + x, used.long())
-    return (count > 0).unflatten(1, (CELLS, CELLS))
+def clearance(stands: Tensor) -> Tensor:
+    """How far the middle of each cell is from that of the nearest in which something stands, in units, at most just beyond `RADIUS`.
+
+    stands: (M, CELLS, CELLS) bool -> (M, CELLS, CELLS)
+    """
+    most = math.ceil(RADIUS / CELL) + 1
+    found = torch.full(stands.shape, (most + 1) * CELL, device=stands.device)
+    stands = F.pad(stands, (most,) * 4)
+    offsets = [offset for offset in itertools.product(range(-most, most + 1), repeat=2) if math.hypot(*offset) <= most]
+    for down, right in sorted(offsets, key=lambda offset: -math.hypot(*offset)):  # the nearest last
+        there = stands[:, most + down : most + down + CELLS, most + right : most + right + CELLS]
+        found = found.masked_fill(there, math.hypot(down, right) * CELL)
+    return found
 
 
-def within(cells: Tensor, distance: float) -> Tensor:
-    """The cells whose middle is at most so many units from that of one of these: (M, CELLS, CELLS) bool."""
-    reach = int(distance / CELL)
-    offset = torch.arange(-reach, reach + 1, device=cells.device) * CELL
-    disc = (offset.square() + offset[:, None].square() <= distance**2 + 1e-9).float()
-    return F.conv2d(cells[:, None].float(), disc[None, None], padding=reach)[:, 0] > 0.5
+def kept_out(clear: Tensor, places: Tensor) -> Tensor:
+    """Where agents come to stand that would be at `places` (M, Q, 2), by the `clearance` (M, CELLS, CELLS) of their plans: (M, Q, 2).
+
+    They are discs, pushed out of what they overlap the shortest way, and so slide along it.
+    """
+    for _ in range(PUSHES):
+        column, row = on_lattice(places).clamp(0, CELLS - 1.001).unbind(dim=-1)
+        left, below = column.floor(), row.floor()
+        corner = (below * CELLS + left).long()
+        here, east, north, both = (clear.flatten(1).gather(1, corner + beside) for beside in (0, 1, CELLS, CELLS + 1))
+        across, up = column - left, row - below
+        low, high = here + across * (east - here), north + across * (both - north)
+        away = torch.stack([(1 - up) * (east - here) + up * (both - north), high - low], dim=-1) / CELL
+        push = (RADIUS - low - up * (high - low)).clamp(min=0)
+        places = places + push[..., None] * away / away.norm(dim=-1, keepdim=True).clamp(min=0.1)
+    return places
 
 
 def cell_of(places: Tensor) -> Tensor:

@@ -396,8 +396,11 @@ class GTMSM(nn.Module):
         return replace(belief, mean=mean, variance=variance.expand_as(mean), displacement=u, frame=None)
 
     def stops(self, memory: SpatialMemory) -> Stops | None:
-        """Where moves are stopped, by the states (*B, *C, n) they would lead to; None where model or memory knows nothing of obstacles."""
-        if self.projected is not None and "blocked" in memory.facts:
+        """What becomes of moves by the states (*B, *C, n) they would lead to; None where model or memory knows nothing of obstacles.
+
+        By the law of equation 4 whether they are stopped, (*B, *C) bool; in first person where they lead instead, (*B, *C, 3).
+        """
+        if self.projected is not None and "clearance" in memory.facts:
             return projection.stops(memory)
         if self.obstacles is None or not {"tried", "effect"} & memory.values.keys():
             return None
@@ -409,7 +412,7 @@ class GTMSM(nn.Module):
         """The distinct places of a memory, as many at least as the prior reads; with landmarks, and what moves did from each."""
         places = self._distinct(memory)
         places = places if "model" in places.facts else places.but(facts=places.facts | self._signed(places.batch_shape))
-        if self.projected is not None and "blocked" not in places.facts:
+        if self.projected is not None and "clearance" not in places.facts:
             return self.projected.recall(places)
         if self.obstacles is None or not memory.values.keys() >= set(KEPT):
             return places

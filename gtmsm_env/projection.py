@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gtmsm_env.floorplan import CELLS, Sight, Stereo, along, blocked, cell_of, floor_plan
+from gtmsm_env.floorplan import CELLS, Sight, Stereo, along, clearance, floor_plan, kept_out, something
 from gtmsm_env.loops import loops_for
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.networks import Network, frames_to_x, mlp
@@ -64,9 +64,9 @@ class ProjectedViews(nn.Module):
         poses, used, frames = (flat(memory, x) for x in (memory.s_mean, memory.used, memory.values["frame"]))
         views = frames_to_x(frames).contiguous()  # (M, N, C, H, W)
         plan = self.plan_of(views, poses, used)
-        found = (views, self.sight.depth(plan, poses), plan, blocked(plan, poses[..., :2], used))
-        view, depth, plan, walls = (x.reshape(*memory.batch_shape, *x.shape[1:]) for x in found)
-        return memory.but(memory.values | {"view": view, "depth": depth}, memory.facts | {"plan": plan, "blocked": walls})
+        found = (views, self.sight.depth(plan, poses), plan, clearance(something(plan)))
+        view, depth, plan, clear = (x.reshape(*memory.batch_shape, *x.shape[1:]) for x in found)
+        return memory.but(memory.values | {"view": view, "depth": depth}, memory.facts | {"plan": plan, "clearance": clear})
 
     @torch.no_grad()
     def entry(self, s: Tensor, frame: Tensor, memory: SpatialMemory) -> dict[str, Tensor]:
@@ -175,12 +175,12 @@ class ProjectedViews(nn.Module):
 
 
 def stops(memory: SpatialMemory) -> Callable[[Tensor], Tensor]:
-    """Whether something would be in the way at s (*M, *Q, 3), (*M, *Q) bool, by what a recalled memory's views have seen."""
-    cells = flat(memory, memory.facts["blocked"]).flatten(1)
+    """Where an agent comes to stand that would be at s (*M, *Q, 3), by what a recalled memory's views have seen to be in the way."""
+    clear = flat(memory, memory.facts["clearance"])
 
     def stop(s: Tensor) -> Tensor:
-        x, y = cell_of(s[..., :2]).unbind(dim=-1)
-        return cells.gather(1, (y * memory.facts["blocked"].shape[-1] + x).reshape(len(cells), -1)).reshape(x.shape)
+        places = kept_out(clear, s[..., :2].reshape(len(clear), math.prod(s.shape[len(memory.batch_shape) : -1]), 2))
+        return torch.cat([places.reshape(*s.shape[:-1], 2), s[..., 2:]], dim=-1)
 
     return stop
 

@@ -11,9 +11,6 @@ from torch import Tensor, nn
 from gtmsm_env.loops import loops_for
 from gtmsm_env.types import phi
 
-# Degrees by which a move is turned where something is in its way, in this order.
-ASIDE = (20.0, 40.0, 60.0, 80.0)
-
 
 class LinearWithWalls(nn.Module):
     """Equation 4: s_t = s_{t-1} + g(s_{t-1} + W_a a_t) W_a a_t + eps, eps ~ N(0, sigma_s^2 I).
@@ -130,8 +127,8 @@ class FirstPerson(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """All steps: s, u (*B, 3), a (*B, T) int64 -> s_1..s_T and the momentum after each (*B, T, 3).
 
-        lengths: None, as these laws have no walls to learn. stops: whether something stands at s (*B, 3), (*B,) bool; the agent slides
-        along it.
+        lengths: None, as these laws have no walls to learn. stops: where the agent comes to stand that would be at s (*B, 3): it
+        slides along what is in its way.
         """
         if a.shape[-1] == 0:
             return s.new_empty(*a.shape, 3), s.new_empty(*a.shape, 3)
@@ -243,20 +240,6 @@ def turned(u: Tensor, heading: Tensor) -> Tensor:
 
 
 def slide(s: Tensor, moved: Tensor, u: Tensor, stops: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """A step from s to `moved` (*B, 3) of an agent that slides along what stops it: s_t and u_t (*B, 3), momentum into it being lost.
-
-    The move itself, or what is left of it in the direction the least `ASIDE` that nothing stops; where both sides are alike, the mean of
-    both; else none. The agent turns in any case.
-    """
-    aside = torch.tensor(ASIDE, device=s.device).deg2rad()
-    step = (moved - s)[..., None, :2].expand(*s.shape[:-1], len(aside), 2)
-    parts = torch.stack([aside.cos()[:, None] * turned(step, angle) for angle in (aside, -aside)], dim=-2)  # (*B, ASIDE, 2, 2)
-    free = ~stops(torch.cat([s[..., None, None, :2] + parts, moved[..., None, None, 2:].expand(*parts.shape[:-1], 1)], dim=-1))
-    least = free.any(dim=-1).int().argmax(dim=-1)[..., None, None]  # the first at which one side is free
-    free = free.take_along_dim(least, dim=-2).squeeze(-2)  # (*B, 2)
-    part = parts.take_along_dim(least[..., None], dim=-3).squeeze(-3)  # (*B, 2, 2)
-    part = (part * free[..., None]).sum(dim=-2) / free.sum(dim=-1, keepdim=True).clamp(min=1)
-    slid = torch.cat([s[..., :2] + part, moved[..., 2:]], dim=-1)
-    straight = ~stops(moved)[..., None]
-    after = torch.where(straight, moved, torch.where(stops(slid)[..., None], torch.cat([s[..., :2], moved[..., 2:]], dim=-1), slid))
-    return after, torch.where(straight, u, turned(after - s, -s[..., 2]))
+    """A step from s to `moved` (*B, 3) of an agent that slides along what stops it: s_t and u_t (*B, 3), momentum into it being lost."""
+    after = stops(moved)
+    return after, torch.where((after == moved).all(dim=-1, keepdim=True), u, turned(after - s, -s[..., 2]))

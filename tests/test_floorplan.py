@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,15 +23,14 @@ from gtmsm_env.floorplan import (
     Sight,
     Stereo,
     best_half,
-    blocked,
     cell_of,
+    clearance,
     depths,
     floor_plan,
-    marked,
+    kept_out,
     read,
     something,
     standing,
-    within,
 )
 from gtmsm_env.perspective import FARTHEST, NEAREST, Camera, covering, relative
 
@@ -134,51 +135,94 @@ def test_a_plan_is_read_where_it_was_written() -> None:
 
 
 def test_where_something_stands() -> None:
-    """More than .45 of the evidence, of which there must be some: by hand, and where it is then drawn."""
+    """Where the mean evidence of it in the nine cells around is 4/3 of that of nothing in it, .3 added: by hand, and as drawn."""
     plan = torch.zeros(2, CELLS, CELLS)
-    for column, row, stands, free in ((7, 9, 5.0, 1.0), (200, 3, 1.0, 0.8), (30, 31, 1.0, 1.0), (32, 31, 0.05, 0.0), (60, 5, 0.3, 0.0)):
+    for column, row, stands, free in ((7, 9, 5.0, 1.0), (200, 3, 5.0, 0.1), (30, 31, 9.0, 9.0), (32, 31, 0.5, 0.0), (0, 0, 5.0, 0.0)):
         plan[:, row, column] = torch.tensor([stands, free])
-    assert something(plan).nonzero().tolist() == [[3, 200], [5, 60], [9, 7]]
-    expected = [[middle(200), middle(3)], [middle(60), middle(5)], [middle(7), middle(9)]]
-    torch.testing.assert_close(standing(plan), torch.tensor(expected))
+    around = {(9, 7): 1.0, (3, 200): 0.1, (31, 30): 9.0, (0, 0): 0.0}
+    expected = []
+    for (row, column), free in around.items():
+        total = float(plan[0, row, column]) + (0.5 if row == 31 else 0)
+        for i, j in itertools.product((-1, 0, 1), repeat=2):
+            here = (free if i == j == 0 else 0.0) + 0.3
+            if row + i >= 0 and column + j >= 0 and (total - (0.5 if row == 31 and j < 1 else 0)) / 9 > 4 / 3 * here:
+                expected.append([row + i, column + j])
+    assert something(plan).nonzero().tolist() == sorted(expected)
+    assert {(9, 7), (31, 30)}.isdisjoint(map(tuple, expected))
+    torch.testing.assert_close(standing(plan), torch.tensor([[middle(column), middle(row)] for row, column in sorted(expected)]))
     assert torch.equal(something(plan.expand(3, 4, 2, -1, -1)), something(plan).expand(3, 4, -1, -1))
 
 
-def slow_within(cells: list[tuple[int, int]], distance: float) -> NDArray[np.bool_]:
-    """(row, column) of some cells: which are near to one of them, by the distance of their middles."""
-    row, column = np.indices((CELLS, CELLS))
-    near = [np.hypot(row - i, column - j) * CELL <= distance + 1e-6 for i, j in cells]
-    return np.logical_or.reduce(near, axis=0) if near else np.zeros((CELLS, CELLS), np.bool_)
+def clearance_by_loops(stands: NDArray[np.bool_]) -> Any:
+    """The clearance at (row, column) of cells that something stands in or not (CELLS, CELLS), in plain Python."""
+
+    @cache
+    def at(row: int, column: int) -> float:
+        near = [5 * CELL]
+        for i, j in itertools.product(range(-4, 5), repeat=2):
+            if math.hypot(i, j) <= 4 and 0 <= row + i < CELLS and 0 <= column + j < CELLS and stands[row + i, column + j]:
+                near.append(CELL * math.hypot(i, j))
+        return min(near)
+
+    return at
 
 
-@pytest.mark.parametrize("distance", [CELL, RADIUS, 0.5])
-def test_cells_within_a_distance(distance: float) -> None:
-    """At the edge of the plan too."""
-    cells = torch.zeros(2, CELLS, CELLS, dtype=torch.bool)
-    at = [[(4, 9), (5, 9), (0, 300), (319, 319)], [(100, 200)]]
-    for row, some in enumerate(at):
-        cells[(row, *torch.tensor(some).t())] = True
-    for row, found in enumerate(within(cells, distance).numpy()):
-        assert np.array_equal(found, slow_within(at[row], distance))
+def kept_out_by_loops(at: Any, x: float, y: float) -> tuple[float, float]:
+    """Where an agent comes to stand that would be at x, y: three times out of what it overlaps, between cells as on a plane of theirs."""
+    for _ in range(3):
+        column, row = (min(max((c + REACH) / CELL - 0.5, 0), CELLS - 1.001) for c in (x, y))
+        j, i = int(column), int(row)
+        u, v = column - j, row - i
+        a, b, c, d = at(i, j), at(i, j + 1), at(i + 1, j), at(i + 1, j + 1)
+        found = (1 - v) * ((1 - u) * a + u * b) + v * ((1 - u) * c + u * d)
+        dx, dy = ((1 - v) * (b - a) + v * (d - c)) / CELL, ((1 - u) * (c - a) + u * (d - b)) / CELL
+        push = max(RADIUS - found, 0) / max(math.hypot(dx, dy), 0.1)
+        x, y = x + push * dx, y + push * dy
+    return x, y
 
 
-def test_an_agent_cannot_stand_too_near_to_something_but_where_it_has_been() -> None:
-    """By distances of all cells to those where something stands and to those it has walked on. Entries that are not used count nothing."""
-    plan = torch.zeros(2, 2, CELLS, CELLS)
-    walls = [[(150, 150 + i) for i in range(20)], [(200 + i, 40) for i in range(5)]]
-    for row, cells in enumerate(walls):
-        plan[(row, 0, *torch.tensor(cells).t())] = 9
-    places = torch.tensor([[[middle(155), middle(151)], [middle(160), middle(150)]], [[middle(42), middle(203)], [0, 0]]])
-    used = torch.tensor([[True, False], [True, True]])
-    found = blocked(plan, places, used)
-    walked = [[(151, 155)], [(203, 42), (160, 160)]]
-    for row in range(2):
-        expected = slow_within(walls[row], RADIUS) & ~slow_within(walked[row], CELL)
-        assert np.array_equal(found[row].numpy(), expected)
-        assert torch.equal(found[row], blocked(plan[row, None], places[row, None], used[row, None])[0])
-    assert found[0, 150, 160]
-    assert not found[0, 151, 155]
-    assert marked(places, used).nonzero().tolist() == [[0, 151, 155], [1, 160, 160], [1, 203, 42]]
+def test_cells_tell_how_far_something_is() -> None:
+    """At the edge of the plan too, and of each plan for itself."""
+    stands = torch.rand(2, CELLS, CELLS, generator=draws()) < 0.02
+    found = clearance(stands)
+    for m in range(2):
+        at = clearance_by_loops(stands[m].numpy())
+        for row, column in itertools.product([0, 1, 2, 5, 100, 200, 318, 319], range(0, CELLS, 3)):
+            assert float(found[m, row, column]) == pytest.approx(at(row, column), abs=1e-6)
+    assert torch.equal(clearance(stands[1:]), found[1:])
+
+
+def test_agents_are_kept_out_of_what_stands() -> None:
+    """At the edge of the plan and beyond it too; each by its own plan."""
+    stands = torch.rand(2, CELLS, CELLS, generator=draws()) < 0.01
+    places = 2 * REACH * 1.02 * (torch.rand(2, 1000, 2, generator=draws(1)) - 0.5)
+    clear = clearance(stands)
+    found = kept_out(clear, places)
+    for m in range(2):
+        at = clearance_by_loops(stands[m].numpy())
+        for q in range(1000):
+            assert found[m, q].tolist() == pytest.approx(kept_out_by_loops(at, *places[m, q].tolist()), abs=2e-3)
+    moved = (found != places).any(dim=-1).float().mean()
+    assert 0.1 < moved < 0.9
+    assert torch.equal(kept_out(clear[1:], places[1:]), found[1:])
+    assert torch.equal(kept_out(clearance(stands & False), places), places)
+
+
+def test_an_agent_slides_along_a_wall_and_stops_in_a_corner() -> None:
+    """Head on it stays where it is; aslant it keeps its way along the wall."""
+    stands = torch.zeros(1, CELLS, CELLS, dtype=torch.bool)
+    stands[0, 170], stands[0, :, 180] = True, True
+    clear, north, east = clearance(stands), middle(170) - RADIUS, middle(180) - RADIUS
+    at = torch.tensor([[[0.0, north - 0.01]]])
+    for _ in range(30):
+        at = kept_out(clear, at + torch.tensor([0.0, 0.05]))
+    assert at[0, 0].tolist() == pytest.approx([0, north], abs=1e-4)
+    for step in range(1, 10):
+        at = kept_out(clear, at + torch.tensor([0.04, 0.03]))
+        assert at[0, 0].tolist() == pytest.approx([0.04 * step, north], abs=1e-4)
+    for _ in range(60):
+        at = kept_out(clear, at + torch.tensor([0.04, 0.03]))
+    assert at[0, 0].tolist() == pytest.approx([east, north], abs=0.02)
 
 
 def true_plan(room: KnownRoom, poses: Tensor, D: int = 512) -> Tensor:
@@ -199,8 +243,8 @@ def test_a_plan_of_true_depths_is_the_room() -> None:
     stands, free = plan[0]
     x, y = room.camera().seen_from(poses[:, None], room.camera().aside, room.depths(poses))
     seen = cell_of(torch.stack([x, y], dim=-1)).flatten(0, 1)
-    near = within(something(plan), CELL)[0]
-    assert near[seen[:, 1], seen[:, 0]].float().mean() > 0.98
+    near = clearance(something(plan))[0] < 1.5 * CELL
+    assert near[seen[:, 1], seen[:, 0]].float().mean() > 0.9
     west, south, east, north = room.rooms.bounds[0, 0]
     for x_, y_ in itertools.product(np.arange(west, east, 0.2), np.arange(south, north, 0.2)):
         if room.clearance(x_, y_) > 3 * CELL:
@@ -209,22 +253,21 @@ def test_a_plan_of_true_depths_is_the_room() -> None:
             assert free[row, column] > 0.5
 
 
-def test_walls_that_were_seen_stop_an_agent_that_may_walk_where_it_walked() -> None:
-    """Its body fits wherever it is free; places within half of `RADIUS` of a wall are free only where few views saw it."""
+def test_walls_that_were_seen_keep_an_agent_out() -> None:
+    """It is moved where its body does not fit, and seldom where it does."""
     room, poses = KnownRoom(), KnownRoom().poses(40)
-    walls = blocked(true_plan(room, poses), poses[None, :, :2], torch.ones(1, 40, dtype=torch.bool))[0]
-    column, row = cell_of(poses[:, :2]).t()
-    assert not walls[row, column].any()
+    clear = clearance(something(true_plan(room, poses)))
     west, south, east, north = room.rooms.bounds[0, 0]
-    walls_found = []
+    kept, left = [], []
     for x, y in itertools.product(np.arange(west, east, 0.1), np.arange(south, north, 0.1)):
-        clearance, (column, row) = room.clearance(x, y), cell_of(torch.tensor([x, y])).tolist()
-        been = (poses[:, :2] - torch.tensor([x, y])).norm(dim=-1).min() < 2 * CELL
-        if clearance > RADIUS + 2 * CELL:
-            assert not walls[row, column]
-        elif 0 < clearance < RADIUS / 2 and not been:
-            walls_found.append(bool(walls[row, column]))
-    assert np.mean(walls_found) > 0.9
+        away, place = room.clearance(x, y), torch.tensor([x, y], dtype=torch.float32)
+        after = kept_out(clear, place[None, None])[0, 0]
+        if away > RADIUS + CELL:
+            left.append(torch.equal(after, place))
+        elif 0 < away < RADIUS / 2:
+            kept.append(room.clearance(*after.tolist()) > away)
+    assert np.mean(left) > 0.98
+    assert np.mean(kept) > 0.9
 
 
 # ---------------------------------------------------------------- stereo

@@ -20,7 +20,7 @@ from torch.distributions import Independent, Normal
 
 from gtmsm_env.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from gtmsm_env.data import record
-from gtmsm_env.floorplan import CELL, CELLS, standing
+from gtmsm_env.floorplan import CELL, CELLS, clearance, kept_out, something, standing
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
 from gtmsm_env.networks import frames_to_x, x_to_frames
@@ -57,6 +57,11 @@ def drawn_walk(*batch: int, steps: int = 9, seed: int = 0) -> Walk:
         torch.randint(256, (*batch, steps, *FRAME), generator=generator).to(torch.uint8),
         torch.randint(5, (*batch, steps - 1), generator=generator),
     )
+
+
+def rocks(*batch: int) -> Tensor:
+    """`clearance` of plans on which something stands here and there."""
+    return clearance(torch.rand(math.prod(batch), CELLS, CELLS, generator=draws(8)) < 0.03).reshape(*batch, CELLS, CELLS)
 
 
 def close(a: Belief, b: Belief, atol: float = 1e-4) -> None:
@@ -183,9 +188,8 @@ def test_a_plan_is_imagined_as_step_by_step(batch: tuple[int, ...], plans: tuple
     """Against what a recalled memory has seen to be in the way; one that is not recalled knows of nothing."""
     model = small()
     belief = model.remember(drawn_walk(*batch))
-    if stopped:  # walls drawn at random
-        walls = torch.rand(*batch, CELLS, CELLS, generator=draws(8)) < 0.4
-        belief = replace(belief, memory=model.recall(belief.memory).but(facts={"blocked": walls}))
+    if stopped:  # by what stands here and there, drawn at random
+        belief = replace(belief, memory=model.recall(belief.memory).but(facts={"clearance": rocks(*batch)}))
     actions = torch.randint(5, (*batch, *plans, 7), generator=draws(1))
     imagined = model.imagine(belief, actions)
     assert imagined.mean.shape == imagined.variance.shape == imagined.displacement.shape == (*batch, *plans, 7, 3)
@@ -205,19 +209,18 @@ def test_a_plan_is_imagined_as_step_by_step(batch: tuple[int, ...], plans: tuple
 
 
 def test_a_step_is_imagined_as_the_agent_slides() -> None:
-    """Cell by cell of what is blocked."""
+    """Along what its own memory has seen."""
     model = small()
     belief = model.remember(drawn_walk(3))
-    walls = torch.rand(3, CELLS, CELLS, generator=draws(8)) < 0.5
-    belief = replace(belief, memory=model.recall(belief.memory).but(facts={"blocked": walls}))
+    clear = rocks(3)
+    belief = replace(belief, memory=model.recall(belief.memory).but(facts={"clearance": clear}))
     actions = torch.tensor([0, 3, 4])
     moved = model.predict(belief, actions)
     for row in range(3):
         s, u = model.transition(belief.mean[row], belief.displacement[row], actions[row])
 
         def stop(at: Tensor, row: int = row) -> Tensor:
-            column, line = (at[..., :2] / CELL + CELLS / 2 - 0.5).round().long().unbind(dim=-1)
-            return walls[row, line, column]
+            return torch.cat([kept_out(clear[row, None], at[None, None, :2])[0, 0], at[2:]])
 
         expected = slide(belief.mean[row], s, u, stop)
         torch.testing.assert_close((moved.mean[row], moved.displacement[row]), expected, atol=1e-5, rtol=1e-4)
@@ -231,13 +234,14 @@ def test_real_steps_are_not_stopped_by_what_is_imagined() -> None:
     """The world says what is in the way, not the memory."""
     model = small()
     belief = model.remember(drawn_walk(2))
-    walls = torch.ones(2, CELLS, CELLS, dtype=torch.bool)
     recalled = model.recall(belief.memory)
-    stuck = replace(belief, memory=recalled.but(facts=recalled.facts | {"blocked": walls}))
+    stuck = replace(
+        belief, memory=recalled.but(facts=recalled.facts | {"clearance": (CELL * torch.arange(CELLS) - 99).expand(2, CELLS, CELLS)})
+    )
     action, frame = torch.tensor([0, 1]), drawn_walk(2).frames[:, 0]
     for real in (model.observe(stuck, action, frame), model.infer(stuck, action, frame)):
         torch.testing.assert_close(real.mean, model.transition(belief.mean, belief.displacement, action)[0])
-    assert torch.equal(model.predict(stuck, action).mean[:, :2], belief.mean[:, :2])
+    assert (model.predict(stuck, action).mean - model.predict(belief, action).mean)[:, 0].min() > 1
 
 
 # ---------------------------------------------------------------- what the memory shows
@@ -332,7 +336,7 @@ def test_memories_are_recalled_once_for_many_reads() -> None:
     assert model.recall(recalled) is recalled
     assert torch.equal(model.decode(s, memory), model.decode(s, recalled))
     assert {"view", "depth"} <= recalled.values.keys()
-    assert {"plan", "blocked", "model"} == recalled.facts.keys()
+    assert {"plan", "clearance", "model"} == recalled.facts.keys()
 
 
 def test_of_no_queries_and_no_memories_nothing_is_decoded() -> None:
@@ -489,12 +493,10 @@ def test_imagined_agents_stop_at_the_walls_that_were_seen() -> None:
     """On the plan of true depths: whoever walks on for long stays in the room, and does not stop before its wall."""
     from test_floorplan import true_plan
 
-    from gtmsm_env.floorplan import blocked
-
     room = KnownRoom()
-    model, poses = labyrinth(exact_walking()), room.poses(40)
-    walls = blocked(true_plan(room, poses), poses[None, :, :2], torch.ones(1, 40, dtype=torch.bool))[0]
-    memory = SpatialMemory(poses, torch.ones_like(poses), {}, facts={"blocked": walls})
+    model, poses = labyrinth(exact_walking()), room.poses(150)
+    clear = clearance(something(true_plan(room, poses)))[0]
+    memory = SpatialMemory(poses, torch.ones_like(poses), {}, facts={"clearance": clear})
     start = poses[[room.clearance(*pose[:2]) > 0.35 for pose in poses]][:12]
     belief = Belief(start, torch.zeros_like(start), torch.zeros_like(start), memory)
     states = model.imagine(belief, torch.zeros(12, 60, dtype=torch.int64)).mean

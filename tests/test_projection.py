@@ -12,7 +12,7 @@ from rooms import KnownRoom, psnr
 from torch import Tensor
 
 from gtmsm_env import perspective
-from gtmsm_env.floorplan import CELL, CELLS, REACH, along, blocked, floor_plan
+from gtmsm_env.floorplan import CELLS, along, clearance, floor_plan, kept_out, something
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.networks import frames_to_x
 from gtmsm_env.perspective import covering, relative
@@ -79,7 +79,7 @@ def test_a_memory_is_recalled_as_its_parts_say() -> None:
     torch.testing.assert_close(recalled.facts["plan"], plan[0], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(recalled.values["depth"], projected.sight.depth(plan, poses)[0], atol=1e-3, rtol=1e-3)
     assert torch.equal(recalled.values["view"], views[0])
-    assert torch.equal(recalled.facts["blocked"], blocked(recalled.facts["plan"][None], poses[..., :2], used)[0])
+    assert torch.equal(recalled.facts["clearance"], clearance(something(recalled.facts["plan"][None]))[0])
     assert recalled.values.keys() - memory.values.keys() == {"view", "depth"}
     assert recalled.s_mean is memory.s_mean
 
@@ -94,7 +94,7 @@ def test_memories_are_recalled_as_each_alone(batch: tuple[int, ...]) -> None:
         values = {name: value[at][:7] for name, value in memory.values.items()}
         alone = projected.recall(SpatialMemory(memory.s_mean[at][:7], memory.s_variance[at][:7], values))
         torch.testing.assert_close(recalled.facts["plan"][at], alone.facts["plan"], atol=1e-4, rtol=1e-4)
-        assert torch.equal(recalled.facts["blocked"][at], alone.facts["blocked"])
+        assert torch.equal(recalled.facts["clearance"][at], alone.facts["clearance"])
         torch.testing.assert_close(recalled.values["depth"][at][:7], alone.values["depth"], atol=1e-3, rtol=1e-3)
         for q in range(5):
             for mine, other in zip((canvas, laid), projected(s[(*at, q)], alone), strict=True):
@@ -124,17 +124,18 @@ def test_one_more_entry_is_as_if_recalled_with_the_plan_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("batch", [(), (2,), (2, 2)])
-def test_what_stops_an_agent_is_the_cell_it_would_stand_in(batch: tuple[int, ...]) -> None:
-    """Column by x and row by y; beyond the plan, what its edge says."""
-    walls = torch.rand(*batch, CELLS, CELLS, generator=draws()) < 0.5
-    memory = walked(batch).but(facts={"blocked": walls})
-    for shape in ((), (5,), (2, 3)):
-        s = 30 * (torch.rand(*batch, *shape, 3, generator=draws(1)) - 0.5)
+def test_an_agent_is_kept_out_by_its_own_memory(batch: tuple[int, ...]) -> None:
+    """Whatever its heading, which stays."""
+    clear = clearance(torch.rand(math.prod(batch), CELLS, CELLS, generator=draws()) < 0.02)
+    memory = walked(batch).but(facts={"clearance": clear.reshape(*batch, CELLS, CELLS)})
+    for shape in ((), (5,), (2, 30)):
+        s = 10 * (torch.rand(*batch, *shape, 3, generator=draws(1)) - 0.5)
         found = stops(memory)(s)
-        assert found.shape == (*batch, *shape)
-        for at in itertools.product(*map(range, (*batch, *shape))):
-            column, row = (min(max(round((c + REACH) / CELL - 0.5), 0), CELLS - 1) for c in s[at][:2].tolist())
-            assert bool(found[at]) == bool(walls[at[: len(batch)]][row, column])
+        assert torch.equal(found[..., 2], s[..., 2])
+        for row, at in enumerate(itertools.product(*map(range, batch))):
+            expected = kept_out(clear[row, None], s[at][..., :2].reshape(1, -1, 2))
+            torch.testing.assert_close(found[at][..., :2].reshape(1, -1, 2), expected)
+    assert (found != s).any()
 
 
 # ---------------------------------------------------------------- the canvas
