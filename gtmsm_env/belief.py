@@ -194,7 +194,7 @@ def track(
     new = where & (novelty > WITHIN)
     if model.landmarks is None and not new.any():
         return moved, novelty
-    return model.observe(belief, action, frame, reward, termination, where=new, counted=where), novelty
+    return model.observe(belief, action, frame, reward, termination, where=new, counted=where, moved=moved), novelty
 
 
 class VectorBeliefWrapper(BatchedRows, VectorWrapper[Observation, Rows, Observation, Rows, Any]):

@@ -216,12 +216,14 @@ class GTMSM(nn.Module):
         termination: Tensor | None = None,
         where: Tensor | None = None,
         counted: Tensor | None = None,
+        moved: Belief | None = None,
     ) -> Belief:
         """A real step: the belief moves by a_t (*B,) as `infer` says, and x_t (*B, H, W, C) is written to memory (eq. 3).
 
         reward, termination: (*B,) received on arriving at x_t, 0 by default as a world without a task gives.
         where: (*B,) bool, rows whose memory is written, all by default.
         counted: (*B,) bool, with landmarks and a memory of `places`: rows whose move is counted at the place it left, `where` by default.
+        moved: what `infer` gives of this step, for who has asked it already.
         """
         self._check_actions(action, belief.mean.shape[:-1])
         self._check(frame, action.shape)
@@ -232,12 +234,12 @@ class GTMSM(nn.Module):
                 f"`where` says of each belief whether its memory is written: bool of shape {tuple(action.shape)}, given {where.dtype} of "
                 f"shape {tuple(where.shape)}. Leave it out to write all."
             )
-        if where is None or self.landmarks is not None:
+        if where is None or (self.landmarks is not None and moved is None):
             z_mean, z_variance = self.encode(frame)
         else:  # frames that are neither remembered nor compared are not looked at
             z_mean, z_variance = frame.new_zeros(2, *where.shape, self.config["z_size"], dtype=belief.mean.dtype)
             z_mean[where], z_variance[where] = self.encode(frame[where])
-        before, belief = belief, self._infer(belief, action, frame, z_mean)
+        before, belief = belief, moved or self._infer(belief, action, frame, z_mean)
         entry = {
             "z_mean": z_mean,
             "z_variance": z_variance,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -211,13 +212,18 @@ class LabyrinthTrainer(Trainer):
         return 100 * self.displacement_error(stage, rng).square().mean()
 
     def displacement_error(self, stage: Stage, rng: np.random.Generator) -> Tensor:
-        """u_t - u_t^true of some walks, in each axis' root mean square: (64, tau - 1, 3)."""
+        """u_t - u_t^true of some walks, in what is typical of each axis: (64, tau - 1, 3)."""
         rows = self._here(rng.integers(len(self.walks), size=64))
         walks = self.walks.batch(rows, stage.tau)
         assert walks.displacements is not None
-        assert self.walks.displacements is not None
         s = self.model.filter(walks.actions)[0]
-        return (relative(s[:, 1:], s[:, :-1]) - walks.displacements) / self.walks.displacements.square().mean(dim=(0, 1)).sqrt()
+        return (relative(s[:, 1:], s[:, :-1]) - walks.displacements) / self._typical
+
+    @cached_property
+    def _typical(self) -> Tensor:
+        """The root mean square of true displacements along each axis, (3,)."""
+        assert self.walks.displacements is not None
+        return self.walks.displacements.square().mean(dim=(0, 1)).sqrt()
 
     def turns_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         """How unlike frames are to those remembered from nearly their heading, rotated into them: the law by frames alone."""
