@@ -128,6 +128,7 @@ class DreamVectorEnv(BatchedRows):
         self._paid = np.zeros(num_envs, np.int64)
         self._places = torch.zeros(num_envs, dtype=torch.int64, device=self._device)  # the first of each memory, which are distinct
         self._drawn: list[np.random.Generator] = [np.random.default_rng(0)] * num_envs  # what is left of each world's random numbers
+        self._asides = list(self._drawn)  # what draws the episodes in beliefs that rows are given in the place of their worlds
         self._pictures: list[NDArray[np.uint8] | None] = [None] * num_envs  # each world as its walk ended
         self._drawing = render_mode is not None and view == "all"
         self._paths: list[list[Tensor]] = [[] for _ in range(num_envs)]  # imagined states of the episode, to be drawn
@@ -206,6 +207,8 @@ class DreamVectorEnv(BatchedRows):
     def _seeded(self, rows: Rows) -> None:
         if isinstance(self._source, WorldsAhead):
             self._source.forget(rows)
+            for row in rows.tolist():
+                self._asides[row] = self.generators[row].spawn(1)[0]
         self._episodes.forget(self._index(rows))
         self._left[rows] = self._paid[rows] = 0
 
@@ -249,7 +252,9 @@ class DreamVectorEnv(BatchedRows):
             self._paid[new] += paid
         else:
             entered = source if len(new) == self.num_envs else source[index(new, source)]
-            drawn = [np.random.default_rng([int(self.generators[row].integers(2**31)), 1]) for row in new]
+            # Where worlds are walked ahead, the rows' own generators have been asked for these by now, or not yet.
+            asked = self._asides if isinstance(self._source, WorldsAhead) else self.generators
+            drawn = [np.random.default_rng([int(asked[row].integers(2**31)), 1]) for row in new]
             pictures = [None] * len(new)
         for row, own, picture in zip(new, drawn, pictures, strict=True):
             self._drawn[row], self._pictures[row] = own, picture

@@ -198,10 +198,10 @@ def standing(plan: Tensor) -> Tensor:
 def clearance(stands: Tensor) -> Tensor:
     """How far the middle of each cell is from that of the nearest in which something stands, in units, at most just beyond `RADIUS`.
 
-    stands: (M, CELLS, CELLS) bool -> (M, CELLS, CELLS)
+    stands: (M, CELLS, CELLS) bool -> (M, CELLS, CELLS) of half precision
     """
     most = math.ceil(RADIUS / CELL) + 1
-    found = torch.full(stands.shape, (most + 1) * CELL, device=stands.device)
+    found = torch.full(stands.shape, (most + 1) * CELL, dtype=torch.float16, device=stands.device)
     stands = F.pad(stands, (most,) * 4)
     offsets = [offset for offset in itertools.product(range(-most, most + 1), repeat=2) if math.hypot(*offset) <= most]
     for down, right in sorted(offsets, key=lambda offset: -math.hypot(*offset)):  # the nearest last
@@ -219,7 +219,7 @@ def kept_out(clear: Tensor, places: Tensor) -> Tensor:
         column, row = on_lattice(places).clamp(0, CELLS - 1.001).unbind(dim=-1)
         left, below = column.floor(), row.floor()
         corner = (below * CELLS + left).long()
-        here, east, north, both = (clear.flatten(1).gather(1, corner + beside) for beside in (0, 1, CELLS, CELLS + 1))
+        here, east, north, both = (clear.flatten(1).gather(1, corner + beside).float() for beside in (0, 1, CELLS, CELLS + 1))
         across, up = column - left, row - below
         low, high = here + across * (east - here), north + across * (both - north)
         away = torch.stack([(1 - up) * (east - here) + up * (both - north), high - low], dim=-1) / CELL
@@ -261,7 +261,8 @@ class Sight(nn.Module):
 
     def depth(self, plan: Tensor, s: Tensor) -> Tensor:
         """The depth of each column, (M, Q, W): the mean of its inverse around the most probable."""
-        if loops := loops_for("projection_compiled", plan, s, *(weight.float() for weight in self.parameters())):
+        learns = torch.is_grad_enabled() and any(weight.requires_grad for weight in self.parameters())
+        if not learns and (loops := loops_for("projection_compiled", plan, s)):
             before_last, last = self.net[:-1], self.net[-1]
             assert isinstance(last, nn.Conv2d)
 

@@ -40,7 +40,7 @@ from gtmsm_env.types import (
 )
 
 Prior = Callable[[Tensor, SpatialMemory], GaussianMixture]
-Stops = Callable[[Tensor], Tensor]
+Stops = Callable[..., Tensor]
 LAWS = {"walls": LinearWithWalls, "rotation": Rotation, "walking": Walking, "hard walking": HardWalking}
 PRETRAINED = Path(__file__).parent / "pretrained"
 PART = 16  # states that are blended at once: of a batch few are, and what fills up a part is blended too
@@ -153,10 +153,15 @@ class GTMSM(nn.Module):
         self.obstacles = Obstacles(reach) if landmarks else None
 
     def halved(self) -> GTMSM:
-        """A copy whose networks of what is seen compute in bfloat16: faster where the device does; states and depths stay as they are."""
+        """A copy whose networks of what is imagined to be seen compute in bfloat16, faster where the device does.
+
+        Encodings, states and what stops the agent stay as they are.
+        """
         model = copy.deepcopy(self)
-        seen = [part for part in (model.encoder, model.decoder, model.combined, model.projected) if part is not None]
-        for net in (net for part in seen for net in part.modules() if isinstance(net, Network)):
+        shown: list[nn.Module | None] = [model.decoder, model.combined]
+        if model.projected is not None:
+            shown += [model.projected.sight, model.projected.mend]
+        for net in (net for part in shown if part is not None for net in part.modules() if isinstance(net, Network)):
             net.bfloat16()
         return model
 
@@ -398,12 +403,13 @@ class GTMSM(nn.Module):
         return replace(belief, mean=mean, variance=variance.expand_as(mean), displacement=u, frame=None)
 
     def stops(self, memory: SpatialMemory) -> Stops | None:
-        """What becomes of moves by the states (*B, *C, n) they would lead to; None where model or memory knows nothing of obstacles.
+        """What becomes of moves; None where model or memory knows nothing of obstacles.
 
-        By the law of equation 4 whether they are stopped, (*B, *C) bool; in first person where they lead instead, (*B, *C, 3).
+        By the law of equation 4, of the states (*B, *C, n) they would lead to: whether they are stopped, (*B, *C) bool. In first person, of
+        the states they begin at and would lead to: where they lead, (*B, *C, 3).
         """
-        if self.projected is not None and "clearance" in memory.facts:
-            return projection.stops(memory)
+        if isinstance(self.transition, FirstPerson) and "clearance" in memory.facts:
+            return projection.stops(memory, self.transition.top_speed)
         if self.obstacles is None or not {"tried", "effect"} & memory.values.keys():
             return None
         memory = memory if "obstacle" in memory.facts else self.places(memory)

@@ -36,9 +36,12 @@ class Network(nn.Sequential):
 class PastedPatches(nn.ConvTranspose2d):
     """A transposed convolution to few channels: a matrix product, whose patches are pasted, takes a CPU a third of the time."""
 
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, padding: int) -> None:
+        super().__init__(inputs, outputs, kernel, stride=stride, padding=padding)
+
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         size = tuple((side - 1) * self.stride[0] - 2 * int(self.padding[0]) + self.kernel_size[0] for side in x.shape[-2:])
-        patches = (x.flatten(2).mT @ self.weight.flatten(1)).mT.float()
+        patches = (x.flatten(2).mT @ self.weight.flatten(1)).mT
         pasted = F.fold(patches, size, self.kernel_size[0], padding=int(self.padding[0]), stride=self.stride[0])
         assert self.bias is not None
         return pasted + self.bias[:, None, None]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gtmsm_env.floorplan import CELLS, Sight, Stereo, along, clearance, floor_plan, kept_out, something
+from gtmsm_env.floorplan import CELLS, RADIUS, Sight, Stereo, along, clearance, floor_plan, kept_out, something
 from gtmsm_env.loops import loops_for
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.networks import Network, frames_to_x, mlp
@@ -174,13 +174,21 @@ class ProjectedViews(nn.Module):
         return GaussianMixture(z.new_zeros(*z.shape[:-1], 1), z[..., None, :], self.variance(laid)[..., None, :])
 
 
-def stops(memory: SpatialMemory) -> Callable[[Tensor], Tensor]:
-    """Where an agent comes to stand that would be at s (*M, *Q, 3), by what a recalled memory's views have seen to be in the way."""
-    clear = flat(memory, memory.facts["clearance"])
+def stops(memory: SpatialMemory, top_speed: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """Where agents come to stand that would go from s to `moved` (*M, *Q, 3), by what a recalled memory's views have seen in the way.
 
-    def stop(s: Tensor) -> Tensor:
-        places = kept_out(clear, s[..., :2].reshape(len(clear), math.prod(s.shape[len(memory.batch_shape) : -1]), 2))
-        return torch.cat([places.reshape(*s.shape[:-1], 2), s[..., 2:]], dim=-1)
+    They go in parts so short that none leads from one side of a thin wall to the other.
+    """
+    clear, parts = flat(memory, memory.facts["clearance"]), max(1, math.ceil(top_speed / (0.8 * RADIUS)))
+
+    def stop(s: Tensor, moved: Tensor) -> Tensor:
+        shape = len(clear), math.prod(moved.shape[len(memory.batch_shape) : -1]), 2
+        start, end = (x[..., :2].reshape(shape) for x in (s.expand_as(moved), moved))
+        pushed = torch.zeros_like(end)
+        for part in range(1, parts + 1):
+            there = (end if part == parts else torch.lerp(start, end, part / parts)) + pushed
+            pushed = pushed + kept_out(clear, there) - there
+        return torch.cat([(end + pushed).reshape(*moved.shape[:-1], 2), moved[..., 2:]], dim=-1)
 
     return stop
 

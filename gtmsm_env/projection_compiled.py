@@ -220,6 +220,8 @@ def log_of_large(x: Any) -> Any:
 def along(camera: Camera, plan: Tensor, s: Tensor, depths: Tensor, cell: float) -> Tensor:
     """A plan (M, 2, CELLS, CELLS) of cells of this size, poses s (M, Q, 3) -> (M, Q, TOLD, W, D), which come last in memory."""
     found = torch.empty(*s.shape[:2], camera.size, len(depths), TOLD)
+    if len(plan) > 1 and plan.stride(0) == 0:  # one plan for all, which is not to be copied
+        return along(camera, plan[:1], s.flatten(0, 1)[None], depths, cell).reshape(*s.shape[:2], TOLD, camera.size, len(depths))
     _along(f(1 / cell), *(x.contiguous().detach().numpy() for x in (plan, s, camera.aside, depths, found)))
     return found.movedim(-1, 2)
 

@@ -123,12 +123,12 @@ class FirstPerson(nn.Module):
         u: Tensor,
         a: Tensor,
         lengths: Tensor | None = None,
-        stops: Callable[[Tensor], Tensor] | None = None,
+        stops: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """All steps: s, u (*B, 3), a (*B, T) int64 -> s_1..s_T and the momentum after each (*B, T, 3).
 
-        lengths: None, as these laws have no walls to learn. stops: where the agent comes to stand that would be at s (*B, 3): it
-        slides along what is in its way.
+        lengths: None, as these laws have no walls to learn. stops: where an agent comes to stand that would go from one state to
+        another (*B, 3): it slides along what is in its way.
         """
         if a.shape[-1] == 0:
             return s.new_empty(*a.shape, 3), s.new_empty(*a.shape, 3)
@@ -156,6 +156,11 @@ class FirstPerson(nn.Module):
         return float(length[length > 0.05 * length.max()].median())
 
     @property
+    def top_speed(self) -> float:
+        """How far a step leads at most along an axis, in the state's unit."""
+        raise NotImplementedError
+
+    @property
     def turn_length(self) -> float:
         """The largest turn of one step, of an action that is held, in radians."""
         return float(self._held()[:, 2].abs().max())
@@ -180,6 +185,10 @@ class Rotation(FirstPerson):
         u = self.W_a.t()[a]
         return u, u
 
+    @property
+    def top_speed(self) -> float:
+        return float(self.W_a[:2].norm(dim=0).max())
+
 
 class Walking(FirstPerson):
     """Equation 6: u_t = c * tanh(W_a a_t + sigmoid(beta) * u_{t-1} / c), with momentum, friction beta and saturation c, each learned.
@@ -200,6 +209,10 @@ class Walking(FirstPerson):
         # What a move lacks must not bend the turn before it: no gradient.
         u = self.c * torch.tanh(push + kept * turned(u, -self.rho * u[..., 2].detach()))
         return u, u
+
+    @property
+    def top_speed(self) -> float:
+        return float(self.c[:2].max())
 
 
 class HardWalking(FirstPerson):
@@ -232,6 +245,10 @@ class HardWalking(FirstPerson):
             moved = moved + turned(v, frame * share[..., 0]) / self.FRAMES
         return torch.cat([self.c * moved, turn], dim=-1), torch.cat([self.c * turned(v, turn[..., 0]), turn], dim=-1)
 
+    @property
+    def top_speed(self) -> float:
+        return float(self.c)
+
 
 def turned(u: Tensor, heading: Tensor) -> Tensor:
     """R(heading) u: u (*B, 3) or (*B, 2), its first two components turned by heading (*B,)."""
@@ -239,7 +256,7 @@ def turned(u: Tensor, heading: Tensor) -> Tensor:
     return torch.stack([cos * u[..., 0] - sin * u[..., 1], sin * u[..., 0] + cos * u[..., 1], *u[..., 2:].unbind(dim=-1)], dim=-1)
 
 
-def slide(s: Tensor, moved: Tensor, u: Tensor, stops: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+def slide(s: Tensor, moved: Tensor, u: Tensor, stops: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """A step from s to `moved` (*B, 3) of an agent that slides along what stops it: s_t and u_t (*B, 3), momentum into it being lost."""
-    after = stops(moved)
+    after = stops(s, moved)
     return after, torch.where((after == moved).all(dim=-1, keepdim=True), u, turned(after - s, -s[..., 2]))

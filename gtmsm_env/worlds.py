@@ -31,7 +31,7 @@ SAME = 1e-3
 """Encodings closer than this are of one frame: what is left between two encodings of the same bytes is rounding."""
 
 SPREAD = 16  # steps over which most of what is owed of a walk is paid
-DONE = object()
+DONE = object()  # what a bulk says that is walked
 
 REWALKS = 100  # worlds in a row that look the same everywhere and leave no goal to draw
 
@@ -269,8 +269,8 @@ class WorldsAhead:
         self.snapshot, self.goals, self.keep = snapshot, goals, keep
         rows = rows or worlds.num_envs
         self._at_once = 1 if model.projected is not None else 16  # walks that are remembered at once: a floor plan is of one
-        self._under_way: Iterator[None] | None = None  # the bulk that is being walked
-        self._due = 0.0  # of its parts, one for each step and one for each walk remembered
+        self._under_way: Iterator[Any] | None = None  # the bulk that is being walked
+        self._due = 0.0  # worlds that are owed
         self._stocked = np.zeros(rows, np.bool_)
         self._belief: Belief | None = None
         self._drawn: list[np.random.Generator] = [np.random.default_rng(0)] * rows
@@ -296,20 +296,28 @@ class WorldsAhead:
 
     def owe(self, worlds: float) -> None:
         """So many worlds, and parts of one, will be needed before long."""
-        self._due += worlds * (self.steps / self.worlds.num_envs + 1)
+        self._due = min(self._due + worlds, len(self._stocked))
 
     def pay(self, generators: list[np.random.Generator], soonest: Callable[[], Rows]) -> None:
-        """Walk a little of what is owed: most of it is paid within some `SPREAD` calls. `soonest`: all rows, first those in need."""
-        for _ in range(math.ceil(self._due / SPREAD)):
+        """Walk a little of what is owed: most of it is paid within some `SPREAD` calls, in each of which walks are remembered once at most.
+
+        soonest: all rows, first those in need
+        """
+        parts = self.steps / self.worlds.num_envs + 1  # of a world: its share of the bulk's steps, and a walk to remember
+        for _ in range(math.ceil(self._due * parts / SPREAD)):
             if self._under_way is None:
                 if self._stocked.all():
                     self._due = 0
                     return
                 rows = soonest()
                 self._begin(rows[~self._stocked[rows]], generators)
-            self._due -= 1
-            if next(self._under_way, DONE) is DONE:  # type: ignore[arg-type]
+            assert self._under_way is not None
+            self._due -= 1 / parts
+            remembered = next(self._under_way, DONE)
+            if remembered is DONE:
                 self._under_way = None
+            elif remembered:
+                return
 
     def next(self, rows: Rows, generators: list[np.random.Generator]) -> tuple[Belief, list[np.random.Generator], list[Any], Rows]:
         """The next world of some rows: the belief at the walk's end, what is left of the world's random numbers, what was kept, and the
@@ -331,19 +339,24 @@ class WorldsAhead:
         """A bulk for the first of these rows; a row has one place in it, its number modulo the bulk's size, so that none are two's."""
         self._under_way = self._walking(rows[np.unique(rows % self.worlds.num_envs, return_index=True)[1]], generators)
 
-    def _walking(self, rows: Rows, generators: list[np.random.Generator]) -> Iterator[None]:
-        """Walk a world for each of these rows, step by step, and remember them, some at once: a `yield` for each step and each walk."""
+    def _walking(self, rows: Rows, generators: list[np.random.Generator]) -> Iterator[Any]:
+        """Walk a world for each of these rows, step by step, and remember them, some at once: a `yield` for each step and walk.
+
+        It is true where some have just been remembered.
+        """
         bulk = self.worlds.num_envs
-        for _ in range(REWALKS):
+        first_seeds = {row: int(generators[row].integers(2**31)) for row in rows.tolist()}
+        for walk in range(REWALKS):
             some = rows[~self._stocked[rows]]
             slots = some % bulk
             seeds: list[int | None] = [None] * bulk
             drawn = [np.random.default_rng(0)] * bulk  # of slots that idle here
             for slot, row in zip(slots.tolist(), some.tolist(), strict=True):
-                seeds[slot] = int(generators[row].integers(2**31))
+                own = first_seeds[row]  # the row's generator is asked once a world, however often it is walked
+                seeds[slot] = own if walk == 0 else int(np.random.default_rng([own, 2, walk]).integers(2**31))
                 drawn[slot] = np.random.default_rng([seeds[slot], 1])  # not the stream that the world draws from
-            self._paid[some] += self.steps - 1
             walked = (yield from recording(self.worlds, self.steps, drawn, seeds)).to(self.model.transition.W_a.device)
+            self._paid[some] += self.steps - 1
             good = np.ones(bulk, np.bool_)
             for first in range(0, bulk, self._at_once):
                 here = (first <= slots) & (slots < first + self._at_once)
@@ -355,8 +368,8 @@ class WorldsAhead:
                 if self._belief is None:
                     self._belief = belief[torch.zeros(len(self._stocked), dtype=torch.int64, device=belief.mean.device)]
                 self._belief = put_over(self._belief, index(some[here], belief), belief[index(slots[here] - first, belief)])
-                for _ in range(len(belief.mean)):
-                    yield
+                for slot in range(len(belief.mean)):
+                    yield slot == 0
             some, slots = some[good[slots]], slots[good[slots]]
             for slot, row, kept in zip(slots, some, self.keep(slots) if self.keep else [None] * len(slots), strict=True):
                 self._drawn[row], self._kept[row] = drawn[slot], kept

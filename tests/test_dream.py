@@ -596,3 +596,29 @@ def test_bad_steps() -> None:
             batch.reset(options={"reset_mask": mask})
     with pytest.raises(ValueError, match="seeds"):
         batch.reset(seed=[1, 2, 3])
+
+
+def test_worlds_are_walked_while_the_dream_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that rows find their next one: in no step more than a few steps of it are taken; and they are what others walk at once."""
+    taken, most = [0], 0
+    paced, at_once = (dreams(4, episodes_per_walk=4, horizon=30) for _ in range(2))
+    for env in (paced, at_once):
+        env.reset(seed=0)
+    monkeypatch.setattr(at_once._source, "pay", lambda *_: None)
+    step = paced._walkers.step
+
+    def counted(actions: Any) -> Any:
+        taken[0] += 1
+        return step(actions)
+
+    monkeypatch.setattr(paced._walkers, "step", counted)
+    rng = np.random.default_rng(0)
+    for _ in range(400):
+        before, actions = taken[0], rng.integers(5, size=4)
+        found, expected = paced.step(actions), at_once.step(actions)
+        most = max(most, taken[0] - before)
+        for name in found[0]:
+            np.testing.assert_allclose(found[0][name], expected[0][name], atol=1e-5)
+        assert np.array_equal(found[4]["world_steps"], expected[4]["world_steps"])
+    assert found[4]["world_steps"].min() > 2 * paced.walk_steps
+    assert most < paced.walk_steps / 4

@@ -125,7 +125,7 @@ def test_a_dream_is_judged_beside_what_the_law_alone_imagines(measured: tuple[Me
     model = exact_walker(size=SIZE)
     torch.testing.assert_close(measured[2], model.filter(recorded.walk.actions)[0], atol=1e-5, rtol=1e-4)
     assert model.projected is not None
-    model.projected.stereo = WallsAt(12)  # type: ignore[assignment]
+    model.projected.stereo = WallsAt(0)  # type: ignore[assignment]
     found, _, states = measure(model, recorded, seed=0)
     torch.testing.assert_close(states, measured[2])
     assert found.otherwise[DREAMED].max() > 0.1

@@ -188,7 +188,7 @@ def test_cells_tell_how_far_something_is() -> None:
     for m in range(2):
         at = clearance_by_loops(stands[m].numpy())
         for row, column in itertools.product([0, 1, 2, 5, 100, 200, 318, 319], range(0, CELLS, 3)):
-            assert float(found[m, row, column]) == pytest.approx(at(row, column), abs=1e-6)
+            assert float(found[m, row, column]) == pytest.approx(at(row, column), abs=2e-4)
     assert torch.equal(clearance(stands[1:]), found[1:])
 
 

@@ -20,10 +20,11 @@ from torch.distributions import Independent, Normal
 
 from gtmsm_env.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from gtmsm_env.data import record
-from gtmsm_env.floorplan import CELL, CELLS, clearance, kept_out, something, standing
+from gtmsm_env.floorplan import CELL, CELLS, clearance, something, standing
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
 from gtmsm_env.networks import frames_to_x, x_to_frames
+from gtmsm_env.projection import stops
 from gtmsm_env.recipe_labyrinth import CAMERA
 from gtmsm_env.transitions import slide
 from gtmsm_env.types import Belief, Walk, phi
@@ -218,11 +219,8 @@ def test_a_step_is_imagined_as_the_agent_slides() -> None:
     moved = model.predict(belief, actions)
     for row in range(3):
         s, u = model.transition(belief.mean[row], belief.displacement[row], actions[row])
-
-        def stop(at: Tensor, row: int = row) -> Tensor:
-            return torch.cat([kept_out(clear[row, None], at[None, None, :2])[0, 0], at[2:]])
-
-        expected = slide(belief.mean[row], s, u, stop)
+        alone = SpatialMemory(torch.zeros(1, 3), torch.ones(1, 3), {}, facts={"clearance": clear[row]})
+        expected = slide(belief.mean[row], s, u, stops(alone, model.transition.top_speed))
         torch.testing.assert_close((moved.mean[row], moved.displacement[row]), expected, atol=1e-5, rtol=1e-4)
     free = model.free(belief)
     for row, action in itertools.product(range(3), range(5)):

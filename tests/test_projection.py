@@ -130,12 +130,30 @@ def test_an_agent_is_kept_out_by_its_own_memory(batch: tuple[int, ...]) -> None:
     memory = walked(batch).but(facts={"clearance": clear.reshape(*batch, CELLS, CELLS)})
     for shape in ((), (5,), (2, 30)):
         s = 10 * (torch.rand(*batch, *shape, 3, generator=draws(1)) - 0.5)
-        found = stops(memory)(s)
+        found = stops(memory, 0.15)(torch.zeros_like(s), s)
         assert torch.equal(found[..., 2], s[..., 2])
         for row, at in enumerate(itertools.product(*map(range, batch))):
             expected = kept_out(clear[row, None], s[at][..., :2].reshape(1, -1, 2))
             torch.testing.assert_close(found[at][..., :2].reshape(1, -1, 2), expected)
     assert (found != s).any()
+
+
+@pytest.mark.parametrize("thick", [1, 3, 20])
+@pytest.mark.parametrize("step", [0.15, 0.25, 0.4])
+def test_no_step_leads_through_a_wall(step: float, thick: int) -> None:
+    """Of agents however fast; what they do not meet leaves them exactly where they go."""
+    stands = torch.zeros(1, CELLS, CELLS, dtype=torch.bool)
+    stands[:, :, 170 : 170 + thick] = True  # from .84 on
+    stop = stops(SpatialMemory(torch.zeros(1, 3), torch.ones(1, 3), {}, facts={"clearance": clearance(stands)[0]}), step)
+    s = torch.stack([torch.linspace(-0.3, 0.3, 40), torch.linspace(-1, 1, 40), torch.zeros(40)], dim=-1)
+    for _ in range(20):
+        moved = s + torch.tensor([step, 0.01, 0.0])
+        after = stop(s, moved)
+        free = (s[:, 0] + step < 0.5) & (s[:, 0] < 0.5)
+        assert torch.equal(after[free], moved[free])
+        s = after
+        assert (s[:, 0] < 0.8).all()
+    assert (s[:, 0] > 0.5).all()
 
 
 # ---------------------------------------------------------------- the canvas

@@ -270,7 +270,7 @@ def test_momentum_builds_up_and_fades_and_never_exceeds_top_speed() -> None:
 
 
 @pytest.mark.parametrize("kind", [Rotation, Walking, HardWalking])
-@pytest.mark.parametrize("stops", [None, lambda s: s.clamp(max=0.5)])
+@pytest.mark.parametrize("stops", [None, lambda _, moved: moved.clamp(max=0.5)])
 @pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
 @pytest.mark.parametrize("steps", [0, 1, 6])
 def test_a_rollout_in_first_person_is_step_by_step(kind: type[FirstPerson], stops: Any, batch: tuple[int, ...], steps: int) -> None:
@@ -322,9 +322,9 @@ def test_the_length_of_a_step_and_of_a_turn_in_first_person() -> None:
     assert exact_rotation().turn_length == pytest.approx(math.radians(9.3), rel=1e-4)
 
 
-def wall(s: torch.Tensor) -> torch.Tensor:
+def wall(_: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
     """Nobody comes farther east than 1."""
-    return torch.cat([s[..., :1].clamp(max=1), s[..., 1:]], dim=-1)
+    return torch.cat([moved[..., :1].clamp(max=1), moved[..., 1:]], dim=-1)
 
 
 def test_an_agent_slides_along_what_stops_it() -> None:
@@ -334,7 +334,7 @@ def test_an_agent_slides_along_what_stops_it() -> None:
     after, displacement = slide(s, moved, 2 * u, wall)
     stopped = moved[:, 0] > 1
     assert 20 < stopped.sum() < 180
-    assert torch.equal(after, wall(moved))
+    assert torch.equal(after, wall(s, moved))
     assert torch.equal(displacement[~stopped], 2 * u[~stopped])
     torch.testing.assert_close(displacement[stopped], relative(after, s)[stopped], atol=1e-5, rtol=1e-4)
 

@@ -115,8 +115,8 @@ def test_worlds_are_walked_little_by_little() -> None:
     assert drawn[0].random() == others[0].random()
     assert walked.tolist() == steps.tolist() == [29, 29]
     assert len(taken) == 29
-    stock.owe(100)
     for _ in range(100):
+        stock.owe(100)  # more than all worlds that can be in stock
         stock.pay(rngs, lambda: np.arange(5))
     assert bulks == [[0, 1, 2], [0, 1, 2], [1]]  # rows 3, 4 and 2; then 0, 1 and 2; then 4: all have one in stock
     assert len(taken) == 29 * 3
@@ -157,6 +157,23 @@ class Dull(Treasure):
         if self.np_random.integers(3):
             self.frames[:] = 7
         return {"frame": self.frames[tuple(self.position)].copy()}, info
+
+
+def test_a_walk_that_is_repeated_asks_its_rows_generator_once() -> None:
+    """So a row that gets another generator meanwhile draws from it what it would have drawn anyway, and so does a copy."""
+    for seed in range(8):
+        stock, _ = ahead(3, goals=True, world=Dull)
+        rngs = [np.random.default_rng([seed, row]) for row in range(3)]
+        stock.owe(1)
+        stock.pay(rngs, lambda: np.arange(3))
+        copied, other = copy.deepcopy((rngs, stock))
+        rngs[1] = np.random.default_rng([seed, 9])
+        stock.forget(np.array([1]))
+        found = stock.next(np.array([1]), rngs)[0]
+        expected = ahead(3, goals=True, world=Dull)[0].next(np.arange(3), [np.random.default_rng([seed, row]) for row in (0, 9, 2)])[0]
+        assert torch.equal(found.mean[0], expected.mean[1])
+        assert torch.equal(other.next(np.array([0, 2]), copied)[0].mean, stock.next(np.array([0, 2]), rngs)[0].mean)
+        assert copied[0].random() == rngs[0].random()
 
 
 class Blank(Dull):
