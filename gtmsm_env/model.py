@@ -458,7 +458,7 @@ class GTMSM(nn.Module):
 
         `prior` and `decode` do this themselves; whoever decodes many times from one memory does it once.
         """
-        if "view" in memory.values:
+        if "view" in memory.values and (self.projected is None or "clearance" in memory.facts):  # which memories saved before it lack
             return memory
         if self.projected is not None:
             return self.projected.recall(memory)

@@ -352,6 +352,14 @@ def test_of_no_queries_and_no_memories_nothing_is_decoded() -> None:
     assert model.observe(nobody, torch.zeros(0, dtype=torch.int64), frames).mean.shape == (0, 3)
 
 
+def test_a_memory_that_was_recalled_before_walls_were_told_so_is_recalled_again() -> None:
+    model = small()
+    recalled = model.recall(model.remember(drawn_walk(2)).memory)
+    older = recalled.but(facts={name: fact for name, fact in recalled.facts.items() if name != "clearance"} | {"blocked": rocks(2) > 0})
+    assert torch.equal(model.recall(older).facts["clearance"], recalled.facts["clearance"])
+    assert model.recall(recalled) is recalled
+
+
 def test_an_empty_memory_is_refused() -> None:
     model = small()
     memory = model.remember(drawn_walk(2)).memory
