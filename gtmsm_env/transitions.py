@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from gtmsm_env.loops import loops_for
 from gtmsm_env.types import phi
 
+STICKS = 0.2
+
 
 class LinearWithWalls(nn.Module):
     """Equation 4: s_t = s_{t-1} + g(s_{t-1} + W_a a_t) W_a a_t + eps, eps ~ N(0, sigma_s^2 I).
@@ -257,6 +259,12 @@ def turned(u: Tensor, heading: Tensor) -> Tensor:
 
 
 def slide(s: Tensor, moved: Tensor, u: Tensor, stops: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """A step from s to `moved` (*B, 3) of an agent that slides along what stops it: s_t and u_t (*B, 3), momentum into it being lost."""
+    """A step from s to `moved` (*B, 3) of an agent that slides along what stops it: s_t and u_t (*B, 3), momentum into it being lost.
+
+    Where it would slide by less than `STICKS` of its way it does not move: head on it would go to and fro, as what stops it is uneven.
+    """
     after = stops(s, moved)
-    return after, torch.where((after == moved).all(dim=-1, keepdim=True), u, turned(after - s, -s[..., 2]))
+    free, s = (after == moved).all(dim=-1, keepdim=True), s.expand_as(moved)
+    little = (after - s)[..., :2].norm(dim=-1) < STICKS * (moved - s)[..., :2].norm(dim=-1)
+    after = torch.where(little[..., None] & ~free, torch.cat([s[..., :2], moved[..., 2:]], dim=-1), after)
+    return after, torch.where(free, u, turned(after - s, -s[..., 2]))

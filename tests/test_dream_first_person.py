@@ -343,6 +343,8 @@ def slow_walk(stands: np.ndarray, start: Any, actions: Any) -> Any:
         kept = kept_out_by_loops(at, *to)
         if kept != to:
             dx, dy = kept[0] - x, kept[1] - y
+            if math.hypot(dx, dy) < 0.2 * math.hypot(u, v):
+                dx, dy, kept = 0.0, 0.0, (x, y)
             u, v = cos * dx + sin * dy, cos * dy - sin * dx
         (x, y), heading = kept, heading + TURN * look
         poses.append((x, y, heading))
