@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gtmsm_env.loops import loops_for
 from gtmsm_env.types import phi
 
-STICKS = 0.2
+STICKS = 0.2  # share of a move
 
 
 class LinearWithWalls(nn.Module):
