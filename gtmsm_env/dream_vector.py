@@ -45,7 +45,7 @@ from gtmsm_env.worlds import (
 Task = Literal["world", "goal", "reward"]
 AHEAD, PICTURED = 64, 8  # episodes that are drawn for a row at once, at most; the same where each shows its goal
 TOGETHER = 65_536  # episodes of all rows from which only PICTURED are drawn for each, as all places are looked at for each
-BULK = 256  # worlds that are walked at once, at most: more take little less time each, and the batch waits for all
+BULK = 256  # worlds that are walked at once, at most: more take little less time each, and the first reset waits for all
 
 
 class DreamVectorEnv(BatchedRows):

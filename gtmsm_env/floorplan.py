@@ -228,16 +228,11 @@ def kept_out(clear: Tensor, places: Tensor) -> Tensor:
     return places
 
 
-def cell_of(places: Tensor) -> Tensor:
-    """Column and row of the cells of places (*B, 2), those at the edge for places beyond it: (*B, 2) int64."""
-    return on_lattice(places).round().long().clamp(0, CELLS - 1)
-
-
 def along(camera: Camera, plan: Tensor, s: Tensor, D: int) -> Tensor:
     """What a plan (M, 2, CELLS, CELLS) tells along the columns of poses s (M, Q, 3), at each of D depths: (M, Q, TOLD, W, D)."""
     depth = depths(D, s.device)
     if loops := loops_for("projection_compiled", plan, s):
-        return loops.along(camera, plan, s, depth, CELL)
+        return loops.along(camera, plan, s, depth)
     x, y = camera.seen_from(s[:, :, None, None], camera.aside[:, None], depth)  # (M, Q, W, D)
     stands, free = read(plan, x.flatten(1, 2), y.flatten(1, 2)).unflatten(2, x.shape[1:3]).unbind(dim=1)
     share = share_standing(stands, free)

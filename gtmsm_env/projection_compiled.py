@@ -15,12 +15,12 @@ import torch
 from numba import njit
 from torch import Tensor, nn
 
+from gtmsm_env.floorplan import CELL, TOLD
 from gtmsm_env.perspective import Camera
 
 compiled = njit(cache=True, error_model="numpy", fastmath=True)
 f = np.float32
 WIDE = 128  # pixels at once: few enough for a core's nearest cache
-TOLD = 5  # what a floor plan tells of a depth
 KNOWN, HIDDEN = 11, 16  # features of a point, and neurons of `weigh`, those missing of weight 0
 AHEAD, NEAREST, CORNER, RIGHT, BELOW, BEHIND, LOGIT, NEURON = range(KNOWN, KNOWN + 8)  # what else is kept of each point
 ASIDE, UP, FAR, COUNT, MOST, SUM, SHARE, SPREAD = range(8)  # and of each pixel
@@ -217,12 +217,12 @@ def log_of_large(x: Any) -> Any:
     return f(4) * log(math.sqrt(math.sqrt(x)))
 
 
-def along(camera: Camera, plan: Tensor, s: Tensor, depths: Tensor, cell: float) -> Tensor:
-    """A plan (M, 2, CELLS, CELLS) of cells of this size, poses s (M, Q, 3) -> (M, Q, TOLD, W, D), which come last in memory."""
+def along(camera: Camera, plan: Tensor, s: Tensor, depths: Tensor) -> Tensor:
+    """A plan (M, 2, CELLS, CELLS), poses s (M, Q, 3) -> (M, Q, TOLD, W, D), which come last in memory."""
     found = torch.empty(*s.shape[:2], camera.size, len(depths), TOLD)
     if len(plan) > 1 and plan.stride(0) == 0:  # one plan for all, which is not to be copied
-        return along(camera, plan[:1], s.flatten(0, 1)[None], depths, cell).reshape(*s.shape[:2], TOLD, camera.size, len(depths))
-    _along(f(1 / cell), *(x.contiguous().detach().numpy() for x in (plan, s, camera.aside, depths, found)))
+        return along(camera, plan[:1], s.flatten(0, 1)[None], depths).reshape(*s.shape[:2], TOLD, camera.size, len(depths))
+    _along(f(1 / CELL), *(x.contiguous().detach().numpy() for x in (plan, s, camera.aside, depths, found)))
     return found.movedim(-1, 2)
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -76,15 +77,16 @@ class Walk:
                 raise ValueError(f"A walk has {name} of shape {(*steps, *of_each)}, one a frame; given {tuple(part.shape)}.")
 
     def to(self, device: torch.device | str) -> Walk:
-        parts = ((field.name, getattr(self, field.name)) for field in fields(self))
-        moved: dict[str, Any] = {name: None if part is None else part.to(device) for name, part in parts}
-        return Walk(**moved)
+        return self._each(lambda part: part.to(device))
 
     def __getitem__(self, rows: slice | Tensor) -> Walk:
         """Some of a batch of walks."""
+        return self._each(lambda part: part[rows])
+
+    def _each(self, function: Callable[[Tensor], Tensor]) -> Walk:
         parts = ((field.name, getattr(self, field.name)) for field in fields(self))
-        some: dict[str, Any] = {name: None if part is None else part[rows] for name, part in parts}
-        return Walk(**some)
+        found: dict[str, Any] = {name: None if part is None else function(part) for name, part in parts}
+        return Walk(**found)
 
 
 def check_rewards(rewards: Tensor) -> None:

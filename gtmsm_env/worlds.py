@@ -241,7 +241,7 @@ class WorldsAhead:
     All that happens in a world is drawn from one seed, which the row's own generator draws; so a row's k-th world depends on nothing but
     the row's seed, and worlds can be walked before they are asked for. When a row has none left, as many rows that have none as `worlds`
     has get their next one in the same bulk, whose shapes are always the same: the rounding of a row does not depend on what others do
-    either. `owe` and `pay` walk it before that, a little at a time, so that nobody waits for a whole bulk.
+    either. `owe` and `pay` walk it before that, a little at a time, so that who needs it seldom waits for a whole bulk.
 
     Args:
         worlds: walks a bulk of worlds

@@ -9,9 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from gtmsm_env.floorplan import CELLS, on_lattice
 from gtmsm_env.networks import frames_to_x
 from gtmsm_env.perspective import Camera
 from gtmsm_env.recipe_labyrinth import CAMERA
+
+
+def cell_of(places: Tensor) -> Tensor:
+    """Column and row of the cells of places (*B, 2), those at the edge for places beyond it: (*B, 2) int64."""
+    return on_lattice(places).round().long().clamp(0, CELLS - 1)
 
 
 class KnownRoom:

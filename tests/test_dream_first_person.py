@@ -17,13 +17,14 @@ import gtmsm_env  # noqa: F401  registers the worlds
 pytest.importorskip("numba")
 
 from exact import WallsAt, exact_walker
+from rooms import cell_of
 
 from gtmsm_env.belief import BeliefWrapper, VectorBeliefWrapper
 from gtmsm_env.data import record
 from gtmsm_env.dream import DreamEnv, DreamVectorEnv
 from gtmsm_env.envs.first_person import COMMANDS, at_goal
 from gtmsm_env.envs.labyrinth_physics import KEPT, PUSH
-from gtmsm_env.floorplan import CELL, CELLS, RADIUS, cell_of, clearance
+from gtmsm_env.floorplan import CELL, CELLS, RADIUS, clearance
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.perspective import relative
 from gtmsm_env.types import Belief

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from rooms import KnownRoom
+from rooms import KnownRoom, cell_of
 from torch import Tensor
 
 from gtmsm_env.floorplan import (
@@ -23,7 +23,6 @@ from gtmsm_env.floorplan import (
     Sight,
     Stereo,
     best_half,
-    cell_of,
     clearance,
     depths,
     floor_plan,
