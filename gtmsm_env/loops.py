@@ -14,7 +14,7 @@ from torch import Tensor
 
 @cache
 def compiled_loops(name: str) -> ModuleType | None:
-    """`projection_compiled` or `dream_compiled`, which the extra "labyrinth" brings Numba for; None without it."""
+    """`priors_compiled`, `projection_compiled` or `dream_compiled`, which the extra "labyrinth" brings Numba for; None without it."""
     if not find_spec("numba"):
         return None
     try:

@@ -21,7 +21,7 @@ from gtmsm_env.floorplan import standing
 from gtmsm_env.landmarks import Inferred, Landmarks
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.neighbours import nearest_before
-from gtmsm_env.networks import ConvDecoder, ConvEncoder, Decoder, Encoder, Network, frames_to_x, x_to_frames
+from gtmsm_env.networks import ConvDecoder, ConvEncoder, Decoder, Encoder, Network, evenly, frames_to_x, x_to_frames
 from gtmsm_env.obstacles import KEPT, Obstacles, axes_of, count_moves, effect, without_moves
 from gtmsm_env.perspective import relative
 from gtmsm_env.priors import CombinedPrior, ViewsPrior, mixture_prior, with_views
@@ -43,7 +43,6 @@ Prior = Callable[[Tensor, SpatialMemory], GaussianMixture]
 Stops = Callable[..., Tensor]
 LAWS = {"walls": LinearWithWalls, "rotation": Rotation, "walking": Walking, "hard walking": HardWalking}
 PRETRAINED = Path(__file__).parent / "pretrained"
-PART = 16  # states that are blended at once: of a batch few are, and what fills up a part is blended too
 
 
 def shipped() -> list[str]:
@@ -498,10 +497,7 @@ class GTMSM(nn.Module):
 
     @torch.no_grad()
     def _decode_few(self, s: Tensor, memory: SpatialMemory) -> Tensor:
-        """`decode` where looking at a value costs nothing: the nearest view, which was decoded once, where it is the heaviest component.
-
-        Other states are blended in parts of one size, so that the rounding of one does not depend on how many others there are.
-        """
+        """`decode` where looking at a value costs nothing: the nearest view, which was decoded once, where it is the heaviest component."""
         axes, k = len(memory.batch_shape), self.K if self.views is None else self.views.K
         rows, places = memory.count.numel(), memory.s_mean.shape[-2]
         distance, index = memory.nearest(s, k)  # (*B, *Q, K)
@@ -516,12 +512,11 @@ class GTMSM(nn.Module):
         if self.views is not None:
             nearest_s = held(memory.s_mean, index[:, 0], row)
             others = (~self.views.remembers(nearest_s - flat_s, distance, self.delta)).nonzero().squeeze(-1)
-            for part in others.split(PART) if len(others) else ():
-                few = F.pad(part, (0, PART - len(part)), value=int(part[0]))
-                at, who = index[few], row[few]
-                offset = (held(memory.s_mean, at, who) - flat_s[few, None]) @ self.views.A
-                canvas = self.views.canvas(held(memory.values["view"], at, who), offset)[0]
-                frames[part] = x_to_frames(self.decoder(self.views.seen(canvas, self.encoder)))[: len(part)]
+            if len(others):
+                at, who = index[others], row[others]
+                offset = (held(memory.s_mean, at, who) - flat_s[others, None]) @ self.views.A
+                x = self.views.frame(held(memory.values["view"], at, who), offset)
+                frames[others] = x_to_frames(evenly(lambda x: self.decoder(self.encoder(x)[0]), x))
         return frames.reshape(*s.shape[:-1], *frames.shape[1:])
 
     @torch.no_grad()

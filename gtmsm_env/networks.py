@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,19 @@ def frames_to_x(frames: Tensor) -> Tensor:
 def x_to_frames(x: Tensor) -> Tensor:
     """x (*B, C, H, W) -> uint8 frames (*B, H, W, C), rounded and clipped."""
     return (x * 255).round().clamp(0, 255).to(torch.uint8).movedim(-3, -1)
+
+
+PART = 16  # few are asked for at once, and what fills up a part costs as much
+
+
+def evenly(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """A function of tensors (N, ...) in parts of one size, so that the rounding of one does not depend on how many others there are."""
+    parts = []
+    for part in zip(*(x.split(PART) for x in inputs), strict=True):
+        rows = len(part[0])
+        filled = [torch.cat([x, x[:1].expand(PART - rows, *x.shape[1:])]) for x in part]
+        parts.append(function(*filled)[:rows])
+    return torch.cat(parts)
 
 
 class Network(nn.Sequential):

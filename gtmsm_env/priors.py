@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gtmsm_env.loops import loops_for
 from gtmsm_env.memory import SpatialMemory
-from gtmsm_env.networks import ConvDecoder, ConvEncoder, Decoder, Encoder, mlp
+from gtmsm_env.networks import ConvDecoder, ConvEncoder, Decoder, Encoder, evenly, mlp
 from gtmsm_env.perspective import relative
 from gtmsm_env.types import GaussianMixture, Neighbours, phi
 
@@ -63,7 +64,7 @@ class ViewsPrior(nn.Module):
         canvas, cover = self.canvas(neighbours.values["view"], offset)
         laid = torch.cat([canvas, cover], dim=-3)
         coarse = F.avg_pool2d(laid.reshape(-1, *laid.shape[-3:]), 2, ceil_mode=True)
-        mean = self.seen(canvas, encoder)
+        mean = encoder(self.within(canvas))[0]
         variance = (self.log_variance + self.mlp(coarse.flatten(1)).reshape(mean.shape)).exp()
         memory = mixture_prior(neighbours, delta)
         logit = self.logit(offset[..., 0, :])
@@ -79,10 +80,17 @@ class ViewsPrior(nn.Module):
         canvas, cover = self.blend(views, offset)
         return self.fill(canvas, cover), cover
 
-    def seen(self, canvas: Tensor, encoder: Encoder | ConvEncoder) -> Tensor:
-        """m: the encoding of what a canvas (*B, C, H', W') shows within the frame, (*B, d)."""
+    def within(self, canvas: Tensor) -> Tensor:
+        """What a canvas (*B, C, H', W') shows within the frame (*B, C, H, W), of which m(s, M) is the encoding."""
         m = self.margin
-        return encoder(canvas[..., m:-m, m:-m] if m else canvas)[0]
+        return canvas[..., m:-m, m:-m] if m else canvas
+
+    def frame(self, views: Tensor, offset: Tensor) -> Tensor:
+        """The frame that views (B, K, C, H, W) at their offsets (B, K, 2) show: (B, C, H, W)."""
+        loops = loops_for("priors_compiled", views, offset, *self.parameters())
+        if loops and (shown := loops.frames(self, views, offset)) is not None:
+            return shown
+        return evenly(lambda *part: self.within(self.canvas(*part)[0]), views, offset)
 
     def logit(self, offset: Tensor) -> Tensor:
         """Of gamma, by the offset of the nearest place (*B, 2) in pixels: (*B,)."""
@@ -119,22 +127,22 @@ class ViewsPrior(nn.Module):
         """
         seen = cover * canvas
         filled, left = torch.zeros_like(canvas), torch.ones_like(cover)
-        for log_reach, log_floor in zip(self.log_reach, self.log_floor, strict=True):
-            around, reached = self.blur(torch.cat([seen, cover], dim=-3), log_reach).split([canvas.shape[-3], 1], dim=-3)
-            believed = left / (reached + log_floor.exp())
-            filled, left = filled + believed * around, believed * log_floor.exp()
+        height, width = canvas.shape[-2:]
+        reaches = zip(self.averages(self.log_reach, height), self.averages(self.log_reach, width), self.log_floor.exp(), strict=True)
+        for down, right, floor in reaches:
+            around, reached = (down @ torch.cat([seen, cover], dim=-3) @ right.mT).split([canvas.shape[-3], 1], dim=-3)
+            believed = left / (reached + floor)
+            filled, left = filled + believed * around, believed * floor
         canvas = seen + (1 - cover) * (filled + left * canvas)
-        for log_width in self.log_smooth:
-            canvas = seen + (1 - cover) * self.blur(canvas, log_width)
+        for down, right in zip(self.averages(self.log_smooth, height), self.averages(self.log_smooth, width), strict=True):
+            canvas = seen + (1 - cover) * (down @ canvas @ right.mT)
         return canvas
 
     @staticmethod
-    def blur(x: Tensor, log_width: Tensor) -> Tensor:
-        """Averages of x (*B, H', W') weighted by a Gaussian of this deviation in pixels."""
-        for _ in range(2):
-            axis = torch.arange(x.shape[-1], device=x.device)
-            x = (x @ (-0.5 * ((axis[:, None] - axis) / log_width.exp()).square()).softmax(dim=0)).transpose(-1, -2)
-        return x
+    def averages(log_width: Tensor, size: int) -> Tensor:
+        """How much pixel j of a row counts in the average around pixel i, a Gaussian of some deviations (R,): (R, size, size)."""
+        axis = torch.arange(size, device=log_width.device)
+        return (-0.5 * ((axis[:, None] - axis) / log_width.exp()[:, None, None]).square()).softmax(dim=-1)
 
     def kernel(self, size: int, offset: Tensor) -> Tensor:
         """How much pixel j of a view moved by `offset` (*B, K) counts at pixel i of the canvas: (*B, K, size + 2 margin, size)."""
