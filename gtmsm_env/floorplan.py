@@ -76,6 +76,8 @@ class Stereo(nn.Module):
         """
         camera, depth = self.camera, depths(self.D, view.device)
         up = torch.linspace(0.05, 0.95, HEIGHTS, device=view.device) * camera.ceiling
+        if loops := loops_for("projection_compiled", view, seen_from, sources):
+            return loops.sweep(camera, view, seen_from, sources, depth, up)
         column = torch.arange(camera.size, device=view.device).float()[:, None, None].expand(-1, self.D, HEIGHTS)
         row = camera.pixels(depth[:, None], depth.new_zeros(()), up)[1].expand_as(column)  # of the view itself, (W, D, heights)
         own = sample(view, *(x.flatten(-2).expand(len(view), -1, -1) for x in (column, row)))

@@ -23,7 +23,7 @@ from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.neighbours import nearest_before
 from gtmsm_env.networks import ConvDecoder, ConvEncoder, Decoder, Encoder, Network, evenly, frames_to_x, x_to_frames
 from gtmsm_env.obstacles import KEPT, Obstacles, axes_of, count_moves, effect, without_moves
-from gtmsm_env.perspective import relative
+from gtmsm_env.perspective import AT_ONCE, relative
 from gtmsm_env.priors import CombinedPrior, ViewsPrior, mixture_prior, with_views
 from gtmsm_env.projection import ProjectedViews
 from gtmsm_env.transitions import FirstPerson, HardWalking, LinearWithWalls, Rotation, Walking, turned
@@ -624,20 +624,27 @@ class GTMSM(nn.Module):
         return mean, variances, torch.stack(displacements, dim=1).reshape(shape), torch.stack(kls, dim=1).reshape(shape[:-1])
 
     def _feel(self, frames: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """`infer_walk` with contacts."""
+        """`infer_walk` with contacts: of some steps at once, as if nothing were in the way, of which those count up to the first contact."""
         self._check_actions(actions, frames.shape[:-4], sequences=True)
-        s = self.transition.W_a.new_zeros(*actions.shape[:-1], 3)
-        square = self.transition.sigma_s**2
-        u, variance = s, torch.full_like(s, square)
-        steps = [(s, variance, u, s[..., 0])]
-        for t in range(actions.shape[-1]):
-            predicted, u = self.transition(s, u, actions[..., t])
-            lost, more = self._lost(frames[..., t, :, :, :], frames[..., t + 1, :, :, :], s, predicted)
-            s, u, variance = predicted - turned(lost, s[..., 2]), u - lost, variance + square + more
-            kl = 0.5 * ((more + lost.square()) / square - (1 + more / square).log()).sum(dim=-1)
-            steps.append((s, variance, u, kl))
-        mean, variance, u, kl = (torch.stack(x, dim=actions.dim() - 1) for x in zip(*steps, strict=True))
-        return mean, variance, u, kl
+        steps, lead = actions.shape[-1], actions.shape[:-1]
+        x, a = frames.reshape(-1, *frames.shape[-4:]), actions.reshape(-1, steps)  # (B, T, H, W, C), (B, T-1)
+        row, square = torch.arange(len(a), device=a.device)[:, None], self.transition.sigma_s**2
+        mean, u, lost, more = self.transition.W_a.new_zeros(4, len(a), steps + 1, 3)
+        ahead = torch.arange(max(1, min(2 * AT_ONCE // max(1, len(a)), steps)), device=a.device)
+        t = torch.zeros_like(row)  # (B, 1), how many steps are known
+        while bool((t < steps).any()):
+            at = (t + ahead).clamp(max=steps - 1)  # (B, k)
+            s, momentum = self.transition.rollout(mean[row, t].squeeze(1), u[row, t].squeeze(1), a[row, at])
+            before = torch.cat([mean[row, t], s[:, :-1]], dim=1)
+            felt, variance = self._lost(x[row, at], x[row, at + 1], before, s)
+            met = variance.any(dim=-1).long()
+            known = (met.cumsum(dim=1) == met) & (t + ahead < steps)
+            which, to = row.expand_as(at)[known], at[known] + 1
+            mean[which, to], u[which, to] = (s - turned(felt, before[..., 2]))[known], (momentum - felt)[known]
+            lost[which, to], more[which, to] = felt[known], variance[known]
+            t = t + known.sum(dim=1, keepdim=True)
+        kl = 0.5 * ((more + lost.square()) / square - (1 + more / square).log()).sum(dim=-1)
+        return tuple(x.reshape(*lead, *x.shape[1:]) for x in (mean, (more + square).cumsum(dim=1), u, kl))
 
     def forward(
         self, frames: Tensor, index: Tensor, actions: Tensor, tau: int, prior: Prior | None = None, generator: torch.Generator | None = None

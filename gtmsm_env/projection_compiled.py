@@ -1,7 +1,7 @@
 """The loops of imagining in first person, compiled for one core of a CPU where no gradient is wanted; torch elsewhere computes the same.
 
-`lay` stands in for `ProjectedViews.lay`, `along` for that of the floor plan, `sight` for the end of `Sight.depth`, `cover` for the choice
-of `covering`: what they compute is told there. Of pixels in a row each quantity lies in `WIDE` neighbouring places, so that loops over
+`lay` stands in for `ProjectedViews.lay`, `sweep` for `Stereo.sweep`, `along` for that of the floor plan, `sight` for the end of
+`Sight.depth`, `cover` for the choice of `covering`: what they compute is told there. Of pixels in a row each quantity lies in `WIDE` neighbouring places, so that loops over
 them become vector instructions. Constants are `f(...)`, or else all would be computed in double precision.
 """
 
@@ -209,6 +209,102 @@ def _lay(
                     place[c] = colour[c, u] - f(0.5)
                 place[C], place[C + 1], place[C + 2] = pixel[SPREAD, u], pixel[SUM, u], pixel[FAR, u]
                 place[C + 3], place[C + 4] = pixel[UP, u], pixel[COUNT, u]
+
+
+def sweep(camera: Camera, view: Tensor, seen_from: Tensor, sources: Tensor, depth: Tensor, up: Tensor) -> tuple[Tensor, ...]:
+    """A view (E, C, H, W), `seen_from` (E, J, 3) and sources (E, J, C, H, W), depths (D,), heights (h,) -> as `Stereo.sweep`."""
+    (E, J), size = seen_from.shape[:2], camera.size
+    walls, ground = torch.zeros(E, J, size, len(depth)), torch.zeros(E, J, size, size)
+    seen, ground_seen = torch.zeros_like(walls, dtype=torch.bool), torch.zeros_like(ground, dtype=torch.bool)
+    given = (view.flatten(2), sources.flatten(3), seen_from, camera.aside, camera.slope, camera.ground, depth, up - camera.height)
+    _sweep(f(camera.focal), *(x.contiguous().detach().numpy() for x in (*given, walls, seen, ground, ground_seen)))
+    return walls, seen, ground, ground_seen
+
+
+@compiled
+def _sweep(
+    focal: Any,
+    view: Any,
+    sources: Any,
+    seen_from: Any,
+    aside: Any,
+    slope: Any,
+    ground: Any,
+    depth: Any,
+    over: Any,
+    walls: Any,
+    seen: Any,
+    on_ground: Any,
+    ground_seen: Any,
+) -> None:
+    (E, J, W, D), C, heights = walls.shape, view.shape[1], len(over)
+    middle, edge, beyond, width = f(W / 2 - 0.5), f(W - 1), f(W / 2 - 0.5 + 0.3), np.uint64(W)
+    wall, floor = np.empty((W, heights, C, D), f), np.empty((W, C, W), f)  # what the view itself shows at each depth, and at each row
+    inside = np.empty((heights, D), f)
+    at, right, below, shown, unlike = np.empty((5, max(D, W)), f)
+    total, count = np.empty((2, D), f)
+    for e in range(E):
+        for w in range(W):
+            for c in range(C):
+                column = view[e, c, w::W]
+                floor[w, c] = column
+                for h in range(heights):
+                    for d in range(D):
+                        row = middle - focal * over[h] / max(depth[d], f(0.1))
+                        inside[h, d] = f(1) if abs(row - middle) < beyond else f(0)
+                        y = min(max(row, f(0)), edge)
+                        top = min(np.floor(y), edge - f(1))
+                        above, under = column[np.uint64(top)], column[np.uint64(top + f(1))]
+                        wall[w, h, c, d] = above + (y - top) * (under - above)
+        for j in range(J):
+            x, y, heading = seen_from[e, j]
+            cos, sin, picture = f(math.cos(heading)), f(math.sin(heading)), sources[e, j].ravel()
+            for w in range(W):
+                forth, across = cos + aside[w] * sin, sin - aside[w] * cos
+                total[:] = f(0)
+                count[:] = f(0)
+                for h in range(heights):
+                    for d in range(D):
+                        ahead, left, up = x + depth[d] * forth, y + depth[d] * across, over[h]
+                        at[d], right[d], below[d], shown[d] = _place(ahead, focal * left, focal * up, middle, edge, beyond)
+                    _compare(picture, width, at, right, below, wall[w, h], unlike)
+                    for d in range(D):
+                        total[d] += shown[d] * inside[h, d] * unlike[d]
+                        count[d] += shown[d] * inside[h, d]
+                for d in range(D):
+                    walls[e, j, w, d] = total[d] / max(count[d], f(1))
+                    seen[e, j, w, d] = count[d] > f(1)
+                for v in range(W):
+                    ahead, left, up = x + ground[v] * forth, y + ground[v] * across, slope[v] * ground[v]
+                    at[v], right[v], below[v], shown[v] = _place(ahead, focal * left, focal * up, middle, edge, beyond)
+                _compare(picture, width, at, right, below, floor[w], unlike)
+                for v in range(W):
+                    on_ground[e, j, w, v], ground_seen[e, j, w, v] = unlike[v], shown[v] > f(0)
+
+
+@compiled
+def _place(ahead: Any, left: Any, up: Any, middle: Any, edge: Any, beyond: Any) -> Any:
+    """Where in a picture a point is seen: the number of the pixel above and left of it, how far it is beyond that, and whether it is."""
+    near = max(ahead, f(0.1))
+    column, row = middle - left / near, middle - up / near
+    shown = f(1) if max(abs(column - middle), abs(row - middle)) < beyond and ahead > f(0.12) else f(0)
+    x, y = min(max(column, f(0)), edge), min(max(row, f(0)), edge)
+    j, i = min(np.floor(x), edge - f(1)), min(np.floor(y), edge - f(1))
+    return i * (edge + f(1)) + j, x - j, y - i, shown
+
+
+@compiled
+def _compare(picture: Any, width: Any, at: Any, right: Any, below: Any, own: Any, unlike: Any) -> None:
+    """How unlike a picture's places are to colours (C, n), the mean over C."""
+    one, first, share = np.uint64(1), np.uint64(0), f(1 / len(own))
+    unlike[:] = f(0)
+    for c in range(len(own)):
+        for i in range(own.shape[1]):
+            corner = np.uint64(at[i]) + first
+            high = picture[corner] + right[i] * (picture[corner + one] - picture[corner])
+            low = picture[corner + width] + right[i] * (picture[corner + width + one] - picture[corner + width])
+            unlike[i] += share * abs(high + below[i] * (low - high) - own[c, i])
+        first += width * width
 
 
 @compiled

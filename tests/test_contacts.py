@@ -114,7 +114,7 @@ def test_the_loss_is_the_likelihood_of_what_was_lost() -> None:
 @pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
 def test_a_walk_is_felt_as_step_by_step(batch: tuple[int, ...]) -> None:
     """`remember`, `observe` and `infer`, in plain steps: what was lost is taken off the place and off the momentum, not off the turn."""
-    gtmsm, steps = model(), 7
+    gtmsm, steps = model(), 40  # more than are felt at once
     walk = Walk(frames(*batch, steps), torch.randint(5, (*batch, steps - 1), generator=torch.Generator().manual_seed(1)))
     axis = len(batch)
     seen = [walk.frames.select(axis, t) for t in range(steps)]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gtmsm_env import loops
-from gtmsm_env.floorplan import Sight, along
+from gtmsm_env.floorplan import Sight, Stereo, along
 from gtmsm_env.perspective import Camera, covering
 from gtmsm_env.projection import ProjectedViews
 from gtmsm_env.recipe_labyrinth import CAMERA
@@ -62,6 +62,19 @@ def test_a_canvas_is_as_torch_blends_it(monkeypatch: pytest.MonkeyPatch, size: i
 def test_a_larger_network_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     projected, inputs = alive(ProjectedViews((3, 8, 8), 6, CAMERA, 2, hidden=17)), asked(8, 2, 2)
     torch.testing.assert_close(projected.blend(*inputs), by_torch(monkeypatch, projected.blend, *inputs))
+
+
+@pytest.mark.parametrize(("size", "E", "J"), [(32, 2, 6), (8, 3, 1), (60, 1, 2), (8, 0, 2)])
+def test_views_are_compared_as_by_torch(monkeypatch: pytest.MonkeyPatch, size: int, E: int, J: int) -> None:
+    """More depths than columns, and fewer."""
+    stereo, seen_from = Stereo(Camera(size, **CAMERA)), poses(E, J, seed=8)
+    view, sources = torch.rand(E, 3, size, size, generator=draws(6)), torch.rand(E, J, 3, size, size, generator=draws(7))
+    found, expected = stereo.sweep(view, seen_from, sources), by_torch(monkeypatch, stereo.sweep, view, seen_from, sources)
+    assert not E or 0.05 < expected[1].float().mean() < 0.95
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == other.dtype
+        assert one.shape == other.shape
+        torch.testing.assert_close(one.float(), other.float(), atol=1e-4, rtol=0)
 
 
 def test_depths_are_as_torch_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
