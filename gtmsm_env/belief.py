@@ -21,7 +21,7 @@ from torch import Tensor
 from gtmsm_env.model import GTMSM
 from gtmsm_env.types import WITHIN, Belief, in_steps, phi
 from gtmsm_env.vector import BatchedRows, Flags, Info, Observation, Rows
-from gtmsm_env.worlds import WorldsAhead, check_env, index, keep_places, open_model, stand
+from gtmsm_env.worlds import WorldsAhead, check_env, index, keeping_places, open_model, stand
 
 Shown = Literal["frame", "belief", "state"]
 """What is observed: the world's own entries; these and the belief's; the belief's alone, for which a dream decodes nothing."""
@@ -130,7 +130,7 @@ class BeliefWrapper(gym.Wrapper[Observation, Any, Observation, Any], RecordConst
         self.walk_steps, self.episodes_per_walk = walk_steps, episodes_per_walk
         self._goals = "goal" in env.observation_space.spaces
         alone = SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.DISABLED)
-        self._ahead = WorldsAhead(alone, self.model, walk_steps, partial(keep_places, self.model), self._goals)
+        self._ahead = WorldsAhead(alone, self.model, walk_steps, partial(keeping_places, self.model), self._goals)
         self._generator: np.random.Generator | None = None
         self._left = self._paid = 0
 
@@ -246,7 +246,7 @@ class VectorBeliefWrapper(BatchedRows, VectorWrapper[Observation, Rows, Observat
         self.walk_steps, self.episodes_per_walk = walk_steps, episodes_per_walk
         self._goals = "goal" in env.single_observation_space.spaces
         self._walkers = gym.make_vec(env.spec)
-        snapshot = partial(keep_places, self.model)
+        snapshot = partial(keeping_places, self.model)
         self._ahead = WorldsAhead(self._walkers, self.model, walk_steps, snapshot, self._goals, keep=self._walked_rows)
         self._left = np.zeros(env.num_envs, np.int64)
         self._paid = np.zeros(env.num_envs, np.int64)

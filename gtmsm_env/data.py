@@ -13,7 +13,7 @@ from gymnasium.vector import SyncVectorEnv, VectorEnv
 from torch import Tensor
 
 from gtmsm_env.exploration import exploring_actions
-from gtmsm_env.types import Belief, Walk, check_rewards, distinct_frames
+from gtmsm_env.types import Belief, Walk, check_rewards, distinct_frames, result_of
 
 if TYPE_CHECKING:
     from gtmsm_env.model import GTMSM
@@ -38,13 +38,7 @@ def record(
 
     ValueError for other actions, frames that are not uint8, rewards that are NaN, and a world that ends the walk.
     """
-    walking = recording(world, steps, generator, seed, policy)
-    while True:
-        try:
-            next(walking)
-        except StopIteration as end:
-            walk: Walk = end.value
-            return walk
+    return result_of(recording(world, steps, generator, seed, policy))
 
 
 def recording(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,19 +24,19 @@ from gtmsm_env.loops import loops_for
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM, Stops
 from gtmsm_env.networks import x_to_frames
-from gtmsm_env.types import WITHIN, Belief
+from gtmsm_env.types import WITHIN, Belief, result_of
 from gtmsm_env.vector import BatchedRows, Flags, Info, Observation, Rows
 from gtmsm_env.worlds import (
     WorldsAhead,
     alike,
     check_world,
     end_of,
+    finding_places,
     has_goals,
     index,
     move,
     newest_rewards,
     open_model,
-    places,
     put_over,
     spread,
     tolerance,
@@ -175,7 +175,7 @@ class DreamVectorEnv(BatchedRows):
                 "of that, so obstacles are not honoured. Remember the walk with a model that has landmarks: model.remember(walk)."
             )
             self._warned = True
-        belief = spread(self._snapshot(move(belief, self._device)), self.num_envs)
+        belief = spread(result_of(self._snapshot(move(belief, self._device))), self.num_envs)
         if self.task == "goal" and not has_goals(belief.memory).all():
             raise ValueError("A goal is a place that looks unlike the start; in the memory given everything looks the same. Walk further.")
         return belief
@@ -184,9 +184,9 @@ class DreamVectorEnv(BatchedRows):
         pictures = self._walkers.render() or ()
         return [pictures[row] for row in rows]
 
-    def _snapshot(self, belief: Belief) -> Belief:
-        """What a dream holds of a belief: its distinct places, with their views where frames are shown."""
-        memory = places(self.model, belief.memory, views=self._frames)
+    def _snapshot(self, belief: Belief) -> Generator[None, None, Belief]:
+        """Finds what a dream holds of a belief: its distinct places, with their views where frames are shown."""
+        memory = yield from finding_places(self.model, belief.memory, views=self._frames)
         if self.task == "reward":
             memory = newest_rewards(memory, belief.memory, WITHIN * self._step_length)
         distinct = memory.distinct(WITHIN * self._step_length).count  # in bulk, as it looks at one place after another

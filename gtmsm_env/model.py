@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -37,6 +37,7 @@ from gtmsm_env.types import (
     distinct_frames,
     gaussian_log_prob,
     in_steps,
+    result_of,
 )
 
 Prior = Callable[[Tensor, SpatialMemory], GaussianMixture]
@@ -414,13 +415,17 @@ class GTMSM(nn.Module):
         memory = memory if "obstacle" in memory.facts else self.places(memory)
         return self.obstacles.stops(memory.facts["obstacle"], axes_of(self.transition.W_a))
 
-    @torch.no_grad()
     def places(self, memory: SpatialMemory) -> SpatialMemory:
         """The distinct places of a memory, as many at least as the prior reads; with landmarks, and what moves did from each."""
+        return result_of(self.finding_places(memory))
+
+    @torch.no_grad()
+    def finding_places(self, memory: SpatialMemory) -> Generator[None, None, SpatialMemory]:
+        """`places`, which in first person lets others work now and then."""
         places = self._distinct(memory)
         places = places if "model" in places.facts else places.but(facts=places.facts | self._signed(places.batch_shape))
         if self.projected is not None and "clearance" not in places.facts:
-            return self.projected.recall(places)
+            return (yield from self.projected.recalling(places))
         if self.obstacles is None or not memory.values.keys() >= set(KEPT):
             return places
         assert isinstance(self.transition, LinearWithWalls)
@@ -624,7 +629,7 @@ class GTMSM(nn.Module):
         return mean, variances, torch.stack(displacements, dim=1).reshape(shape), torch.stack(kls, dim=1).reshape(shape[:-1])
 
     def _feel(self, frames: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """`infer_walk` with contacts: of some steps at once, as if nothing were in the way, of which those count up to the first contact."""
+        """`infer_walk` with contacts: of some steps at once, as if nothing were in the way, those up to the first contact count."""
         self._check_actions(actions, frames.shape[:-4], sequences=True)
         steps, lead = actions.shape[-1], actions.shape[:-1]
         x, a = frames.reshape(-1, *frames.shape[-4:]), actions.reshape(-1, steps)  # (B, T, H, W, C), (B, T-1)

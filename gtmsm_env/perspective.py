@@ -8,13 +8,14 @@ heading); depth is measured along the direction of view; all in the unit of the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gtmsm_env.loops import loops_for
+from gtmsm_env.types import result_of
 
 NEAREST, FARTHEST = 0.2, 8.0  # depths that are told apart
 FAR = 2.0  # how deep everything is taken to lie where nothing tells
@@ -94,8 +95,15 @@ def sample(pictures: Tensor, column: Tensor, row: Tensor) -> Tensor:
 
 def in_parts(function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tuple[Tensor, ...]:
     """A function of tensors (B, ...), which gives tensors (B, ...), a few rows at a time: what it writes on its way stays in a cache."""
-    size = AT_ONCE if inputs[0].device.type == "cpu" else 64 * AT_ONCE
-    parts = [function(*part) for part in zip(*(x.split(size) for x in inputs), strict=True)]
+    return result_of(part_by_part(function, *inputs))
+
+
+def part_by_part(function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> Generator[None, None, tuple[Tensor, ...]]:
+    """`in_parts`, which lets others work after each."""
+    size, parts = AT_ONCE if inputs[0].device.type == "cpu" else 64 * AT_ONCE, []
+    for part in zip(*(x.split(size) for x in inputs), strict=True):
+        parts.append(function(*part))
+        yield
     return tuple(torch.cat(x) for x in zip(*parts, strict=True))
 
 

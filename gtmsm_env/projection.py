@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +13,8 @@ from gtmsm_env.floorplan import CELLS, RADIUS, Sight, Stereo, along, clearance, 
 from gtmsm_env.loops import loops_for
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.networks import Network, frames_to_x, mlp
-from gtmsm_env.perspective import Camera, covering, in_parts, relative, sample
-from gtmsm_env.types import GaussianMixture
+from gtmsm_env.perspective import Camera, covering, in_parts, part_by_part, relative, sample
+from gtmsm_env.types import GaussianMixture, result_of
 
 EVERY = 2  # of a memory's entries, those whose depth is found: neighbours in time say much the same
 
@@ -53,17 +53,24 @@ class ProjectedViews(nn.Module):
 
     # ---------------------------------------------------------------- what a memory implies
 
-    @torch.no_grad()
     def recall(self, memory: SpatialMemory) -> SpatialMemory:
         """The memory with what `forward` reads: of each entry its `view` (C, H, W) and the `depth` of its columns (W,), and the `plan`.
 
         ValueError for an empty one.
         """
+        return result_of(self.recalling(memory))
+
+    @torch.no_grad()
+    def recalling(self, memory: SpatialMemory) -> Generator[None, None, SpatialMemory]:
+        """`recall`, which lets others work now and then."""
         if not memory.count.all():
             raise ValueError("The memory is empty. Walk (or observe) in the world before asking what it shows.")
         poses, used, frames = (flat(memory, x) for x in (memory.s_mean, memory.used, memory.values["frame"]))
         views = frames_to_x(frames).contiguous()  # (M, N, C, H, W)
-        plan = self.plan_of(views, poses, used)
+        plans = [views.new_zeros(0, 2, CELLS, CELLS)]
+        for row in range(len(views)):  # one after another: the features of one memory fill enough
+            plans.append((yield from self.planning(views[row], poses[row, None], used[row, None])))
+        plan = torch.cat(plans)
         found = (views, self.sight.depth(plan, poses), plan, clearance(something(plan)))
         view, depth, plan, clear = (x.reshape(*memory.batch_shape, *x.shape[1:]) for x in found)
         return memory.but(memory.values | {"view": view, "depth": depth}, memory.facts | {"plan": plan, "clearance": clear})
@@ -74,27 +81,28 @@ class ProjectedViews(nn.Module):
         depth = self.sight.depth(flat(memory, memory.facts["plan"]), flat(memory, s)[:, None])
         return {"view": frames_to_x(frame), "depth": depth.reshape(*s.shape[:-1], depth.shape[-1])}
 
-    def plan_of(self, views: Tensor, poses: Tensor, used: Tensor) -> Tensor:
-        """The floor plan that entries imply, by stereo of each `EVERY`th with those that cover most of it: (M, 2, CELLS, CELLS)."""
-        plans = [views.new_zeros(0, 2, CELLS, CELLS)]
-        for row in range(len(views)):  # one after another: the features of one memory fill enough
-            view, pose, known = (x[row, None] for x in (views, poses, used))
-            plan, features, index = self.first_plan(view, pose, known)
-            told = along(self.camera, plan, pose[:, index], self.stereo.D)[0]
-            (p,) = in_parts(lambda *part: (self.stereo.again(*part).exp(),), features, told)
-            plans.append(floor_plan(self.camera, pose[:, index], p[None], known[:, index]))
-        return torch.cat(plans)
+    @torch.no_grad()
+    def planning(self, views: Tensor, poses: Tensor, used: Tensor) -> Generator[None, None, Tensor]:
+        """The floor plan (1, 2, CELLS, CELLS) that entries imply, by stereo of each `EVERY`th with those that cover most of it.
 
-    def first_plan(self, views: Tensor, poses: Tensor, used: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of one memory, (1, N, ...) each: the plan by first answers, the features (E, 16, W, D) they are of, and of which entries (E,)."""
+        views (N, C, H, W), poses (1, N, 3), used (1, N)
+        """
+        plan, features, index = yield from self.planning_first(views, poses, used)
+        told = along(self.camera, plan, poses[:, index], self.stereo.D)[0]
+        (p,) = yield from part_by_part(lambda *part: (self.stereo.again(*part).exp(),), features, told)
+        return floor_plan(self.camera, poses[:, index], p[None], used[:, index])
+
+    @torch.no_grad()
+    def planning_first(self, views: Tensor, poses: Tensor, used: Tensor) -> Generator[None, None, tuple[Tensor, Tensor, Tensor]]:
+        """The plan by first answers, the features (E, 16, W, D) they are of, and of which entries (E,)."""
         index = torch.arange(0, poses.shape[1], EVERY, device=poses.device)
         sources = self.sources_of(poses, used, index[None])[0]  # (E, J)
 
         def answer(view: Tensor, pose: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
-            features = self.stereo.compare(view, pose, views[0, which], poses[0, which])
+            features = self.stereo.compare(view, pose, views[which], poses[0, which])
             return self.stereo(features).exp(), features
 
-        p, features = in_parts(answer, views[0, index], poses[0, index], sources)
+        p, features = yield from part_by_part(answer, views[index], poses[0, index], sources)
         return floor_plan(self.camera, poses[:, index], p[None], used[:, index]), features, index
 
     def sources_of(self, poses: Tensor, used: Tensor, queries: Tensor, J: int | None = None) -> Tensor:

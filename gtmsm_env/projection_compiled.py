@@ -1,8 +1,9 @@
 """The loops of imagining in first person, compiled for one core of a CPU where no gradient is wanted; torch elsewhere computes the same.
 
 `lay` stands in for `ProjectedViews.lay`, `sweep` for `Stereo.sweep`, `along` for that of the floor plan, `sight` for the end of
-`Sight.depth`, `cover` for the choice of `covering`: what they compute is told there. Of pixels in a row each quantity lies in `WIDE` neighbouring places, so that loops over
-them become vector instructions. Constants are `f(...)`, or else all would be computed in double precision.
+`Sight.depth`, `cover` for the choice of `covering`: what they compute is told there. Of pixels in a row each quantity lies in `WIDE`
+neighbouring places, so that loops over them become vector instructions. Constants are `f(...)`, or else all would be computed in double
+precision.
 """
 
 from __future__ import annotations

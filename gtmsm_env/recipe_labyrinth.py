@@ -30,7 +30,7 @@ from gtmsm_env.perspective import FAR, Camera, carried, covering, relative
 from gtmsm_env.projection import ProjectedViews
 from gtmsm_env.recipe import IMAGINED, Loss, Stage, Trainer
 from gtmsm_env.transitions import FirstPerson
-from gtmsm_env.types import gaussian_log_prob, phi
+from gtmsm_env.types import gaussian_log_prob, phi, result_of
 
 RULES: dict[str, Any] = {}
 CAMERA = {"field_of_view": 90.0, "height": 0.6, "ceiling": 1.5}  # of these worlds
@@ -425,10 +425,10 @@ class LabyrinthTrainer(Trainer):
             count = min(PLANNED[stage.name], len(self.walks))
             for row in tqdm(range(count), desc="floor plans", leave=False, disable=parallel.rank() > 0):
                 rows = torch.tensor([row])
-                views, s = self._views(rows, stage.tau), self._inferred()[rows, : stage.tau]
+                views, s = self._views(rows, stage.tau)[0], self._inferred()[rows, : stage.tau]
                 used = torch.ones_like(s[..., 0], dtype=torch.bool)
-                plan = projected.first_plan(views, s, used)[0] if stage.name == "again" else projected.plan_of(views, s, used)
-                plans.append(plan.half())
+                first, whole = projected.planning_first(views, s, used), projected.planning(views, s, used)
+                plans.append((result_of(first)[0] if stage.name == "again" else result_of(whole)).half())
             self._plans = torch.cat(plans)
         return self._plans
 

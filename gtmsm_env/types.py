@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,8 +17,20 @@ from torch import Tensor
 if TYPE_CHECKING:
     from gtmsm_env.memory import SpatialMemory
 
+T = TypeVar("T")
+
 WITHIN = 0.5
 """Steps; the one tolerance of being at a place. Times `GTMSM.step_length` it is in the model's own unit."""
+
+
+def result_of(work: Generator[Any, None, T]) -> T:
+    """What work gives in the end that lets others work now and then."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
 
 def phi(s: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from gtmsm_env.data import recording
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
 from gtmsm_env.priors import with_views
-from gtmsm_env.types import WITHIN, Belief, Tolerance, phi
+from gtmsm_env.types import WITHIN, Belief, Tolerance, phi, result_of
 from gtmsm_env.vector import Rows
 
 ANYWHERE = {"num_envs", "vectorization_mode", "autoreset_mode", "max_episode_steps", "render_mode", "task", "horizon"}
@@ -152,10 +152,13 @@ def check_memory(model: GTMSM, memory: SpatialMemory) -> None:
 
 
 @torch.no_grad()
-def places(model: GTMSM, memory: SpatialMemory, views: bool = False) -> SpatialMemory:
-    """The distinct places of a memory, which is all that a dream asks of it; with their decoded views where frames will be shown."""
+def finding_places(model: GTMSM, memory: SpatialMemory, views: bool = False) -> Generator[None, None, SpatialMemory]:
+    """The distinct places of a memory, which is all that a dream asks of it; with their decoded views where frames will be shown.
+
+    Lets others work now and then.
+    """
     check_memory(model, memory)
-    found = model.places(memory)
+    found = yield from model.finding_places(memory)
     return with_views(found, model.decoder) if views and "view" not in found.values else found
 
 
@@ -169,7 +172,12 @@ def tolerance(model: GTMSM, world: gym.Env[Any, Any] | VectorEnv[Any, Any, Any])
 
 def keep_places(model: GTMSM, belief: Belief) -> Belief:
     """A belief that remembers its distinct places alone."""
-    return replace(belief, memory=places(model, belief.memory))
+    return result_of(keeping_places(model, belief))
+
+
+def keeping_places(model: GTMSM, belief: Belief) -> Generator[None, None, Belief]:
+    """`keep_places`, which lets others work now and then."""
+    return replace(belief, memory=(yield from finding_places(model, belief.memory)))
 
 
 def alike(z: Tensor, other: Tensor) -> Tensor:
@@ -247,7 +255,7 @@ class WorldsAhead:
         worlds: walks a bulk of worlds
         model: remembers
         steps: frames of a walk
-        snapshot: what is kept of a belief
+        snapshot: finds what is kept of a belief, and lets others work now and then
         goals: whether a walk on which everything looks alike is thrown away
         keep: what else is kept of some of these worlds, called when their walks end
         rows: how many are served, by default as many as `worlds` has
@@ -258,7 +266,7 @@ class WorldsAhead:
         worlds: VectorEnv[Any, Any, Any],
         model: GTMSM,
         steps: int,
-        snapshot: Callable[[Belief], Belief],
+        snapshot: Callable[[Belief], Generator[None, None, Belief]],
         goals: bool,
         keep: Callable[[Rows], list[Any]] | None = None,
         rows: int | None = None,
@@ -270,6 +278,7 @@ class WorldsAhead:
         rows = rows or worlds.num_envs
         self._at_once = 1 if model.projected is not None else 16  # walks that are remembered at once: a floor plan is of one
         self._under_way: Iterator[Any] | None = None  # the bulk that is being walked
+        self._parts = steps / worlds.num_envs + 1  # of which a world takes so many, as of the last bulk
         self._due = 0.0  # worlds that are owed
         self._stocked = np.zeros(rows, np.bool_)
         self._belief: Belief | None = None
@@ -299,12 +308,11 @@ class WorldsAhead:
         self._due = min(self._due + worlds, len(self._stocked))
 
     def pay(self, generators: list[np.random.Generator], soonest: Callable[[], Rows]) -> None:
-        """Walk a little of what is owed: most of it is paid within some `SPREAD` calls, in each of which walks are remembered once at most.
+        """Walk a little of what is owed: most of it is paid within some `SPREAD` calls, each of which remembers little.
 
         soonest: all rows, first those in need
         """
-        parts = self.steps / self.worlds.num_envs + 1  # of a world: its share of the bulk's steps, and a walk to remember
-        for _ in range(math.ceil(self._due * parts / SPREAD)):
+        for _ in range(math.ceil(self._due * self._parts / SPREAD)):
             if self._under_way is None:
                 if self._stocked.all():
                     self._due = 0
@@ -312,7 +320,7 @@ class WorldsAhead:
                 rows = soonest()
                 self._begin(rows[~self._stocked[rows]], generators)
             assert self._under_way is not None
-            self._due -= 1 / parts
+            self._due -= 1 / self._parts
             remembered = next(self._under_way, DONE)
             if remembered is DONE:
                 self._under_way = None
@@ -337,12 +345,18 @@ class WorldsAhead:
 
     def _begin(self, rows: Rows, generators: list[np.random.Generator]) -> None:
         """A bulk for the first of these rows; a row has one place in it, its number modulo the bulk's size, so that none are two's."""
-        self._under_way = self._walking(rows[np.unique(rows % self.worlds.num_envs, return_index=True)[1]], generators)
+        self._under_way = self._counting(rows[np.unique(rows % self.worlds.num_envs, return_index=True)[1]], generators)
+
+    def _counting(self, rows: Rows, generators: list[np.random.Generator]) -> Iterator[Any]:
+        parts = 0
+        for parts, remembered in enumerate(self._walking(rows, generators), 1):  # noqa: B007
+            yield remembered
+        self._parts = parts / len(rows)
 
     def _walking(self, rows: Rows, generators: list[np.random.Generator]) -> Iterator[Any]:
-        """Walk a world for each of these rows, step by step, and remember them, some at once: a `yield` for each step and walk.
+        """Walk a world for each of these rows, step by step, and remember them, some at once, in parts: a `yield` for each step and part.
 
-        It is true where some have just been remembered.
+        It is true where something has just been remembered.
         """
         bulk = self.worlds.num_envs
         first_seeds = {row: int(generators[row].integers(2**31)) for row in rows.tolist()}
@@ -362,7 +376,9 @@ class WorldsAhead:
                 here = (first <= slots) & (slots < first + self._at_once)
                 if not here.any():
                     continue
-                belief = self.snapshot(self.model.remember(walked[first : first + self._at_once]))
+                belief = self.model.remember(walked[first : first + self._at_once])
+                yield True
+                belief = yield from remembering(self.snapshot(belief))
                 if self.goals:
                     good[first : first + self._at_once] = has_goals(belief.memory).cpu().numpy()
                 if self._belief is None:
@@ -380,6 +396,17 @@ class WorldsAhead:
             f"A goal is a place that looks unlike the start; on {REWALKS} walks of {self.steps} frames, each in a new world, everything "
             "looked the same. Walk longer, or give other worlds."
         )
+
+
+def remembering(work: Generator[Any, None, Belief]) -> Generator[bool, None, Belief]:
+    """Work that says of each of its parts that something was remembered."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            belief: Belief = end.value
+            return belief
+        yield True
 
 
 def index(rows: Rows, belief: Belief) -> Tensor:

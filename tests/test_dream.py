@@ -21,7 +21,7 @@ from gtmsm_env.dream import DreamEnv, DreamVectorEnv
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
 from gtmsm_env.types import Belief, Walk
-from gtmsm_env.worlds import places
+from gtmsm_env.worlds import keep_places
 
 WORLD = "GTMSM-ImageNavigation-v0"
 MODEL = exact_model()
@@ -375,7 +375,7 @@ def test_options_override() -> None:
 @pytest.mark.parametrize("rows", [1, 3])
 def test_one_memory_for_all_rows_or_one_a_row(rows: int) -> None:
     beliefs = [MODEL.remember(record(gym.make(WORLD), 60, np.random.default_rng(i), seed=i)) for i in range(rows)]
-    memories = [places(MODEL, belief.memory) for belief in beliefs]
+    memories = [keep_places(MODEL, belief).memory for belief in beliefs]
     most = max(map(len, memories))
     padded = [m._copy(most) for m in memories]
     memory = SpatialMemory(

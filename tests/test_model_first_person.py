@@ -392,6 +392,17 @@ def test_places_differ_in_place_or_heading_and_know_what_stands() -> None:
     assert not model.obstacle_states(memory).numel()
 
 
+def test_places_are_found_in_parts_between_which_others_work() -> None:
+    """Stereo of each second entry, 16 at once, twice; the small model's moves are so long that most places of the walk are distinct."""
+    model = small("rotation")
+    memory = model.remember(drawn_walk(steps=160)).memory
+    distinct = memory.distinct(0.5 * model.step_length, at_least=3).s_mean.shape[0]
+    parts = sum(1 for _ in model.finding_places(memory))
+    assert parts == 2 * math.ceil(distinct / 2 / 16) > 2
+    found, expected = model.places(memory), model.projected.recall(memory.distinct(0.5 * model.step_length, at_least=3))
+    assert torch.equal(found.facts["plan"], expected.facts["plan"])
+
+
 # ---------------------------------------------------------------- units
 
 

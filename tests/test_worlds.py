@@ -16,7 +16,8 @@ from treasure import ID, Treasure, treasure_model, walk_by_hand
 
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
-from gtmsm_env.worlds import WorldsAhead, check_world, keep_places, newest_rewards, places
+from gtmsm_env.types import result_of
+from gtmsm_env.worlds import WorldsAhead, check_world, finding_places, keeping_places, newest_rewards
 
 MODEL = treasure_model()
 
@@ -30,7 +31,7 @@ def ahead(rows: int, goals: bool = False, world: Any = Treasure, served: int | N
         return [f"row {row} of bulk {len(bulks)}" for row in some]
 
     worlds = gym.vector.SyncVectorEnv([world] * rows)
-    return WorldsAhead(worlds, MODEL, 30, partial(keep_places, MODEL), goals, keep, served), bulks
+    return WorldsAhead(worlds, MODEL, 30, partial(keeping_places, MODEL), goals, keep, served), bulks
 
 
 def generators(rows: int) -> list[np.random.Generator]:
@@ -200,7 +201,7 @@ def test_rewards_of_the_last_visit() -> None:
     walk = walk_by_hand(Treasure(), np.array([3, 2, 1, 0, 2, 2]), seed=0)
     memory = MODEL.remember(walk).memory
     assert walk.rewards is not None
-    found = newest_rewards(places(MODEL, memory), memory, 0.5)
+    found = newest_rewards(result_of(finding_places(MODEL, memory)), memory, 0.5)
     assert int(found.count) == 5
     assert torch.equal(found.s_mean, torch.tensor([[0.0, 0], [0, 1], [1, 0], [0, -1], [0, -2]]))
     assert torch.equal(found.values["reward"], walk.rewards[[4, 1, 3, 5, 6]])
