@@ -26,7 +26,6 @@ EXTRAS = {
     "numba": "labyrinth",
     "stable_baselines3": "sb3",
     "tensorboard": "train",
-    "tqdm": "train",
     "vizdoom": "vizdoom",
 }
 

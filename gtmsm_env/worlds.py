@@ -16,10 +16,12 @@ import torch
 from gymnasium.envs.registration import load_env_creator
 from gymnasium.vector import VectorEnv
 from torch import Tensor
+from tqdm import tqdm
 
 from gtmsm_env.data import recording
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
+from gtmsm_env.perspective import AT_ONCE
 from gtmsm_env.priors import with_views
 from gtmsm_env.types import WITHIN, Belief, Tolerance, phi, result_of
 from gtmsm_env.vector import Rows
@@ -31,6 +33,7 @@ SAME = 1e-3
 """Encodings closer than this are of one frame: what is left between two encodings of the same bytes is rounding."""
 
 SPREAD = 16  # steps over which most of what is owed of a walk is paid
+PATIENCE = 2  # seconds for which who waits for worlds is told nothing
 DONE = object()  # what a bulk says that is walked
 
 REWALKS = 100  # worlds in a row that look the same everywhere and leave no goal to draw
@@ -278,7 +281,8 @@ class WorldsAhead:
         rows = rows or worlds.num_envs
         self._at_once = 1 if model.projected is not None else 16  # walks that are remembered at once: a floor plan is of one
         self._under_way: Iterator[Any] | None = None  # the bulk that is being walked
-        self._parts = steps / worlds.num_envs + 1  # of which a world takes so many, as of the last bulk
+        # Of which a world takes so many: a guess, in first person with two rounds of stereo, until a bulk has been walked.
+        self._parts = steps / worlds.num_envs + (1 if model.projected is None else steps / AT_ONCE + 2)
         self._due = 0.0  # worlds that are owed
         self._stocked = np.zeros(rows, np.bool_)
         self._belief: Belief | None = None
@@ -333,10 +337,15 @@ class WorldsAhead:
 
         generators: of all rows; they draw the seeds.
         """
-        while len(lacking := rows[~self._stocked[rows]]):
-            if self._under_way is None:
-                self._begin(np.concatenate([lacking, np.flatnonzero(~self._stocked)]), generators)
-            self._finish()
+        lacking = rows[~self._stocked[rows]]
+        with tqdm(total=round(len(lacking) * self._parts), desc="walking worlds", delay=PATIENCE, leave=False) as progress:
+            while len(lacking):
+                if self._under_way is None:
+                    self._begin(np.concatenate([lacking, np.flatnonzero(~self._stocked)]), generators)
+                for _ in self._under_way or ():
+                    progress.update()
+                self._under_way = None
+                lacking = rows[~self._stocked[rows]]
         self._stocked[rows] = False
         paid = self._paid[rows]
         self._paid[rows] = 0

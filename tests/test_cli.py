@@ -133,7 +133,7 @@ def test_wrong_arguments(arguments: str, message: str, capsys: pytest.CaptureFix
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("module", "extra"), [("tqdm.auto", "train"), ("matplotlib", "plot"), ("PIL", "images")])
+@pytest.mark.parametrize(("module", "extra"), [("tensorboard.compat", "train"), ("matplotlib", "plot"), ("PIL", "images")])
 def test_a_missing_extra_is_named(module: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     install(monkeypatch, "train", ModuleNotFoundError(f"No module named {module!r}", name=module))
     assert main(["train", "image-navigation"]) == 1
