@@ -458,24 +458,29 @@ class DreamVectorEnv(BatchedRows):
         variance = self._home.variance + self._episodes.steps[:, None] * self.model.transition.sigma_s**2
         return Belief(self._episodes.mean, variance, self._episodes.displacement, self._home.memory)
 
-    def _shown(self) -> dict[str, Tensor]:
-        """What is observed, as fresh tensors."""
+    def _shown(self, rows: Tensor | None = None) -> dict[str, Tensor]:
+        """What is observed, of some rows (R,) or all, as fresh tensors."""
         shown: dict[str, Tensor] = {}
-        now = self._episodes
+        now, which, memory = self._episodes, slice(None) if rows is None else rows, self._home.memory
         if self._frames:
-            shown["frame"] = self.model.decode(now.mean, self._home.memory)
+            shown["frame"] = self.model.decode(now.mean[which], memory if rows is None else memory[rows])
             if now.frames is not None:
-                shown["goal"] = now.frames.clone()
+                shown["goal"] = now.frames[which].clone()
         if self._entries:
             free = None
             if self.model.landmarks is not None:
-                free = self.model.leads(now.mean, now.displacement, self._stops) > WITHIN * self._step_length
-            shown |= told(now.mean, self._goal if self.task == "goal" else None, self._novelty(), free, self._step_length)
+                free = self.model.leads(now.mean, now.displacement, self._stops)[which] > WITHIN * self._step_length
+            goal = self._goal[which] if self.task == "goal" else None
+            shown |= told(now.mean[which], goal, self._novelty()[which], free, self._step_length)
         return shown
 
     @torch.no_grad()
     def _observation(self) -> Observation:
         return {name: value.cpu().numpy() for name, value in self._shown().items()}
+
+    @torch.no_grad()
+    def _observation_of(self, rows: Rows) -> Observation:
+        return {name: value.cpu().numpy() for name, value in self._shown(self._index(rows)).items()}
 
     @torch.no_grad()
     def _info(self) -> Info:

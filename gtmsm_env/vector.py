@@ -56,6 +56,10 @@ class BatchedRows(VectorEnv[Observation, Rows, Any]):
     @abstractmethod
     def _observation(self) -> Observation: ...
 
+    def _observation_of(self, rows: Rows) -> Observation:
+        """Of some rows alone, for those to whom this costs less."""
+        return {key: value[rows] for key, value in self._observation().items()}
+
     @abstractmethod
     def _info(self) -> Info: ...
 
@@ -124,10 +128,11 @@ class BatchedRows(VectorEnv[Observation, Rows, Any]):
 
     def _final(self) -> Info:
         """The last observation and info of the rows that ended, as Gymnasium's same-step autoreset tells them."""
-        observation, ended = self._observation(), self._ended
-        final = np.full(self.num_envs, None, dtype=object)
-        for row in np.flatnonzero(ended):
-            final[row] = {key: value[row].copy() for key, value in observation.items()}
+        ended = self._ended
+        rows, final = np.flatnonzero(ended), np.full(self.num_envs, None, dtype=object)
+        observation = self._observation_of(rows)
+        for i, row in enumerate(rows):
+            final[row] = {key: value[i].copy() for key, value in observation.items()}
         info = {key: value & ended if key.startswith("_") else value for key, value in self._info().items()}
         return {"final_obs": final, "_final_obs": ended.copy(), "final_info": info, "_final_info": ended.copy()}
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from exact import exact_model
 from gymnasium.error import ResetNeeded
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gtmsm_env import loops
@@ -247,14 +248,16 @@ def test_frames_that_are_remembered_are_not_blended(prior: str, monkeypatch: pyt
     frames = model.decode(s, memory)
     assert ((frames.int() - every.int()).abs() <= 1).all()
     assert (frames == every).float().mean() > 0.999
-    assert len(seen) == (2 if prior == "views" else 0)  # parts of 16, of 42 states
+    moved = int(away.any(dim=-1).sum())  # of 42, and some of these near another place
+    assert moved / 2 < sum(seen) < moved if prior == "views" else not seen
     alone = torch.stack([model.decode(s[row, None, :3], memory[torch.tensor([row])])[0] for row in range(6)])
     assert torch.equal(alone, frames[:, :3])
 
 
-def counted(model: GTMSM, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    calls: list[Any] = []
+def counted(model: GTMSM, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many frames are blended in each call."""
+    calls: list[int] = []
     if model.views is not None:
-        blend: Callable[..., Any] = model.views.blend
-        monkeypatch.setattr(model.views, "blend", lambda *of: calls.append(of) or blend(*of))
+        frame: Callable[..., Tensor] = model.views.frame
+        monkeypatch.setattr(model.views, "frame", lambda views, offset: calls.append(len(views)) or frame(views, offset))
     return calls
