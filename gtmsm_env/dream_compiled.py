@@ -115,15 +115,18 @@ def judged(there: Tolerance, horizon: int, goals: Tensor, s: Tensor, steps: Tens
 def _judged(
     square: Any, cos: Any, horizon: Any, goals: Any, s: Any, steps: Any, ended: Any, reward: Any, terminated: Any, truncated: Any
 ) -> None:
-    for i in range(len(s)):
-        steps[i] += 1
+    (N, G), headings = goals.shape[:2], goals.shape[2] == 3
+    for i in range(N):
         arrived = False
-        for goal in goals[i]:
-            x, y = goal[0] - s[i, 0], goal[1] - s[i, 1]
-            if x * x + y * y <= square and (len(goal) == 2 or math.cos(goal[2] - s[i, 2]) >= cos):
-                arrived = True
-        terminated[i] = arrived and not ended[i]
-        truncated[i] = steps[i] >= horizon and not arrived and not ended[i]
+        for g in range(G):
+            x, y = goals[i, g, 0] - s[i, 0], goals[i, g, 1] - s[i, 1]
+            near = x * x + y * y <= square
+            if near and headings:
+                near = math.cos(goals[i, g, 2] - s[i, 2]) >= cos
+            arrived |= near
+        steps[i] += 1
+        terminated[i] = arrived & ~ended[i]
+        truncated[i] = (steps[i] >= horizon) & ~arrived & ~ended[i]
         reward[i] = terminated[i]
 
 
