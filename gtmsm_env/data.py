@@ -47,7 +47,7 @@ def recording(
     generator: np.random.Generator | Sequence[np.random.Generator] | None = None,
     seed: int | Sequence[int | None] | None = None,
     policy: Callable[[], Any] | None = None,
-) -> Generator[None, None, Walk]:
+) -> Generator[bool, None, Walk]:
     """`record`, which lets others work after each step."""
     if steps < 1:
         raise ValueError(f"A walk has at least one frame, given steps={steps}. Ask for some hundreds.")
@@ -79,7 +79,7 @@ def recording(
             recorded.append(value)
         for name, values in told.items():
             values.append(info.get(name))
-        yield
+        yield False
     if kinds := {str(np.asarray(frame).dtype) for frame in frames} - {"uint8"}:
         raise ValueError(f"A frame is uint8, 0 to 255; the world's are {', '.join(sorted(kinds))}. Wrap the world so that it gives bytes.")
     axis = 1 if rows else 0

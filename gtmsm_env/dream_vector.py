@@ -184,7 +184,7 @@ class DreamVectorEnv(BatchedRows):
         pictures = self._walkers.render() or ()
         return [pictures[row] for row in rows]
 
-    def _snapshot(self, belief: Belief) -> Generator[None, None, Belief]:
+    def _snapshot(self, belief: Belief) -> Generator[bool, None, Belief]:
         """Finds what a dream holds of a belief: its distinct places, with their views where frames are shown."""
         memory = yield from finding_places(self.model, belief.memory, views=self._frames)
         if self.task == "reward":

@@ -420,7 +420,7 @@ class GTMSM(nn.Module):
         return result_of(self.finding_places(memory))
 
     @torch.no_grad()
-    def finding_places(self, memory: SpatialMemory) -> Generator[None, None, SpatialMemory]:
+    def finding_places(self, memory: SpatialMemory) -> Generator[bool, None, SpatialMemory]:
         """`places`, which in first person lets others work now and then."""
         places = self._distinct(memory)
         places = places if "model" in places.facts else places.but(facts=places.facts | self._signed(places.batch_shape))
@@ -632,12 +632,12 @@ class GTMSM(nn.Module):
         """`infer_walk` with contacts: of some steps at once, as if nothing were in the way, those up to the first contact count."""
         self._check_actions(actions, frames.shape[:-4], sequences=True)
         steps, lead = actions.shape[-1], actions.shape[:-1]
-        x, a = frames.reshape(-1, *frames.shape[-4:]), actions.reshape(-1, steps)  # (B, T, H, W, C), (B, T-1)
+        x, a = frames.reshape(-1, *frames.shape[-4:]), actions.reshape(lead.numel(), steps)  # (B, T, H, W, C), (B, T-1)
         row, square = torch.arange(len(a), device=a.device)[:, None], self.transition.sigma_s**2
-        mean, u, lost, more = self.transition.W_a.new_zeros(4, len(a), steps + 1, 3)
-        ahead = torch.arange(max(1, min(2 * AT_ONCE // max(1, len(a)), steps)), device=a.device)
-        t = torch.zeros_like(row)  # (B, 1), how many steps are known
+        mean, u, lost, more = (self.transition.W_a.new_zeros(len(a), steps + 1, 3) for _ in range(4))
+        t, k = torch.zeros_like(row), 1  # (B, 1), how many steps are known; how many more are looked at, twice as many if nothing was met
         while bool((t < steps).any()):
+            ahead = torch.arange(k, device=a.device)
             at = (t + ahead).clamp(max=steps - 1)  # (B, k)
             s, momentum = self.transition.rollout(mean[row, t].squeeze(1), u[row, t].squeeze(1), a[row, at])
             before = torch.cat([mean[row, t], s[:, :-1]], dim=1)
@@ -648,8 +648,10 @@ class GTMSM(nn.Module):
             mean[which, to], u[which, to] = (s - turned(felt, before[..., 2]))[known], (momentum - felt)[known]
             lost[which, to], more[which, to] = felt[known], variance[known]
             t = t + known.sum(dim=1, keepdim=True)
+            k = 1 if bool(met.any()) else min(2 * k, max(1, 2 * AT_ONCE // len(a)))
         kl = 0.5 * ((more + lost.square()) / square - (1 + more / square).log()).sum(dim=-1)
-        return tuple(x.reshape(*lead, *x.shape[1:]) for x in (mean, (more + square).cumsum(dim=1), u, kl))
+        mean, variance, u = (x.reshape(*lead, steps + 1, 3) for x in (mean, (more + square).cumsum(dim=1), u))
+        return mean, variance, u, kl.reshape(*lead, steps + 1)
 
     def forward(
         self, frames: Tensor, index: Tensor, actions: Tensor, tau: int, prior: Prior | None = None, generator: torch.Generator | None = None

@@ -28,7 +28,7 @@ def evenly(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     parts = []
     for part in zip(*(x.split(PART) for x in inputs), strict=True):
         rows = len(part[0])
-        filled = [torch.cat([x, x[:1].expand(PART - rows, *x.shape[1:])]) for x in part]
+        filled = [torch.cat([x, x.new_zeros(PART - rows, *x.shape[1:])]) for x in part]
         parts.append(function(*filled)[:rows])
     return torch.cat(parts)
 

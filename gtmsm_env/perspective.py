@@ -98,12 +98,12 @@ def in_parts(function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tu
     return result_of(part_by_part(function, *inputs))
 
 
-def part_by_part(function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> Generator[None, None, tuple[Tensor, ...]]:
+def part_by_part(function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> Generator[bool, None, tuple[Tensor, ...]]:
     """`in_parts`, which lets others work after each."""
     size, parts = AT_ONCE if inputs[0].device.type == "cpu" else 64 * AT_ONCE, []
     for part in zip(*(x.split(size) for x in inputs), strict=True):
         parts.append(function(*part))
-        yield
+        yield True
     return tuple(torch.cat(x) for x in zip(*parts, strict=True))
 
 

@@ -18,7 +18,7 @@ from gtmsm_env.dream_compiled import arrays, compiled, f
 if TYPE_CHECKING:
     from gtmsm_env.priors import ViewsPrior
 
-FAR = f(6)  # deviations of the kernel that moves a view, beyond which it is nothing
+TAILS = f(6)  # deviations of the kernel that moves a view, beyond which it is nothing
 BARE = f(2e-3)  # share of a pixel, half a grey level: a frame of which no pixel is barer is not filled
 
 
@@ -100,7 +100,7 @@ def _fill(reach: Any, floor: Any, smooth: Any, seen: Any, bare: Any, canvas: Any
 def _lay(width: Any, falloff: Any, margin: Any, views: Any, offset: Any, laid: Any, colour: Any) -> None:
     """Sums of views (K, C, H, H) moved, pixel by pixel, with that of their weights; and their mean colour."""
     (K, C, H), S = views.shape[:3], len(laid)
-    channels, reach = C + 1, FAR * width
+    channels, reach = C + 1, TAILS * width
     view, row = np.ones((H, H * channels), f), np.empty(H * channels, f)
     laid[:] = f(0)
     colour[:] = f(0)

@@ -61,7 +61,7 @@ class ProjectedViews(nn.Module):
         return result_of(self.recalling(memory))
 
     @torch.no_grad()
-    def recalling(self, memory: SpatialMemory) -> Generator[None, None, SpatialMemory]:
+    def recalling(self, memory: SpatialMemory) -> Generator[bool, None, SpatialMemory]:
         """`recall`, which lets others work now and then."""
         if not memory.count.all():
             raise ValueError("The memory is empty. Walk (or observe) in the world before asking what it shows.")
@@ -69,7 +69,7 @@ class ProjectedViews(nn.Module):
         views = frames_to_x(frames).contiguous()  # (M, N, C, H, W)
         plans = [views.new_zeros(0, 2, CELLS, CELLS)]
         for row in range(len(views)):  # one after another: the features of one memory fill enough
-            plans.append((yield from self.planning(views[row], poses[row, None], used[row, None])))
+            plans.append((yield from self.planning(*(x[row, None] for x in (views, poses, used)))))
         plan = torch.cat(plans)
         found = (views, self.sight.depth(plan, poses), plan, clearance(something(plan)))
         view, depth, plan, clear = (x.reshape(*memory.batch_shape, *x.shape[1:]) for x in found)
@@ -82,10 +82,10 @@ class ProjectedViews(nn.Module):
         return {"view": frames_to_x(frame), "depth": depth.reshape(*s.shape[:-1], depth.shape[-1])}
 
     @torch.no_grad()
-    def planning(self, views: Tensor, poses: Tensor, used: Tensor) -> Generator[None, None, Tensor]:
-        """The floor plan (1, 2, CELLS, CELLS) that entries imply, by stereo of each `EVERY`th with those that cover most of it.
+    def planning(self, views: Tensor, poses: Tensor, used: Tensor) -> Generator[bool, None, Tensor]:
+        """The floor plan (1, 2, CELLS, CELLS) that the entries of one memory imply, (1, N, ...) each.
 
-        views (N, C, H, W), poses (1, N, 3), used (1, N)
+        By stereo of each `EVERY`th with those that cover most of it, which is done twice.
         """
         plan, features, index = yield from self.planning_first(views, poses, used)
         told = along(self.camera, plan, poses[:, index], self.stereo.D)[0]
@@ -93,16 +93,16 @@ class ProjectedViews(nn.Module):
         return floor_plan(self.camera, poses[:, index], p[None], used[:, index])
 
     @torch.no_grad()
-    def planning_first(self, views: Tensor, poses: Tensor, used: Tensor) -> Generator[None, None, tuple[Tensor, Tensor, Tensor]]:
-        """The plan by first answers, the features (E, 16, W, D) they are of, and of which entries (E,)."""
+    def planning_first(self, views: Tensor, poses: Tensor, used: Tensor) -> Generator[bool, None, tuple[Tensor, Tensor, Tensor]]:
+        """Of one memory, (1, N, ...) each: the plan by first answers, the features (E, 16, W, D) they are of, and of which entries (E,)."""
         index = torch.arange(0, poses.shape[1], EVERY, device=poses.device)
         sources = self.sources_of(poses, used, index[None])[0]  # (E, J)
 
         def answer(view: Tensor, pose: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
-            features = self.stereo.compare(view, pose, views[which], poses[0, which])
+            features = self.stereo.compare(view, pose, views[0, which], poses[0, which])
             return self.stereo(features).exp(), features
 
-        p, features = yield from part_by_part(answer, views[index], poses[0, index], sources)
+        p, features = yield from part_by_part(answer, views[0, index], poses[0, index], sources)
         return floor_plan(self.camera, poses[:, index], p[None], used[:, index]), features, index
 
     def sources_of(self, poses: Tensor, used: Tensor, queries: Tensor, J: int | None = None) -> Tensor:

@@ -245,7 +245,7 @@ def _sweep(
     at, right, below, shown, unlike = np.empty((5, max(D, W)), f)
     total, count = np.empty((2, D), f)
     for e in range(E):
-        for w in range(W):
+        for w in range(W):  # the same rows for each: quicker found again than read
             for c in range(C):
                 column = view[e, c, w::W]
                 floor[w, c] = column

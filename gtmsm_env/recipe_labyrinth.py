@@ -425,7 +425,7 @@ class LabyrinthTrainer(Trainer):
             count = min(PLANNED[stage.name], len(self.walks))
             for row in tqdm(range(count), desc="floor plans", leave=False, disable=parallel.rank() > 0):
                 rows = torch.tensor([row])
-                views, s = self._views(rows, stage.tau)[0], self._inferred()[rows, : stage.tau]
+                views, s = self._views(rows, stage.tau), self._inferred()[rows, : stage.tau]
                 used = torch.ones_like(s[..., 0], dtype=torch.bool)
                 first, whole = projected.planning_first(views, s, used), projected.planning(views, s, used)
                 plans.append((result_of(first)[0] if stage.name == "again" else result_of(whole)).half())

@@ -23,8 +23,8 @@ WITHIN = 0.5
 """Steps; the one tolerance of being at a place. Times `GTMSM.step_length` it is in the model's own unit."""
 
 
-def result_of(work: Generator[Any, None, T]) -> T:
-    """What work gives in the end that lets others work now and then."""
+def result_of(work: Generator[bool, None, T]) -> T:
+    """What work gives in the end that lets others work now and then: it yields whether much was done since it did so last."""
     while True:
         try:
             next(work)

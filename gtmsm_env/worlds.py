@@ -155,7 +155,7 @@ def check_memory(model: GTMSM, memory: SpatialMemory) -> None:
 
 
 @torch.no_grad()
-def finding_places(model: GTMSM, memory: SpatialMemory, views: bool = False) -> Generator[None, None, SpatialMemory]:
+def finding_places(model: GTMSM, memory: SpatialMemory, views: bool = False) -> Generator[bool, None, SpatialMemory]:
     """The distinct places of a memory, which is all that a dream asks of it; with their decoded views where frames will be shown.
 
     Lets others work now and then.
@@ -178,7 +178,7 @@ def keep_places(model: GTMSM, belief: Belief) -> Belief:
     return result_of(keeping_places(model, belief))
 
 
-def keeping_places(model: GTMSM, belief: Belief) -> Generator[None, None, Belief]:
+def keeping_places(model: GTMSM, belief: Belief) -> Generator[bool, None, Belief]:
     """`keep_places`, which lets others work now and then."""
     return replace(belief, memory=(yield from finding_places(model, belief.memory)))
 
@@ -269,7 +269,7 @@ class WorldsAhead:
         worlds: VectorEnv[Any, Any, Any],
         model: GTMSM,
         steps: int,
-        snapshot: Callable[[Belief], Generator[None, None, Belief]],
+        snapshot: Callable[[Belief], Generator[bool, None, Belief]],
         goals: bool,
         keep: Callable[[Rows], list[Any]] | None = None,
         rows: int | None = None,
@@ -280,9 +280,10 @@ class WorldsAhead:
         self.snapshot, self.goals, self.keep = snapshot, goals, keep
         rows = rows or worlds.num_envs
         self._at_once = 1 if model.projected is not None else 16  # walks that are remembered at once: a floor plan is of one
-        self._under_way: Iterator[Any] | None = None  # the bulk that is being walked
-        # Of which a world takes so many: a guess, in first person with two rounds of stereo, until a bulk has been walked.
-        self._parts = steps / worlds.num_envs + (1 if model.projected is None else steps / AT_ONCE + 2)
+        self._under_way: Iterator[bool] | None = None  # the bulk that is being walked
+        # How many parts a world takes, of a bulk's steps and of what it takes to remember it: in first person with two rounds of stereo.
+        remembering = 2 + (0 if model.projected is None else steps / AT_ONCE)
+        self._parts = (steps + math.ceil(worlds.num_envs / self._at_once) * remembering) / worlds.num_envs
         self._due = 0.0  # worlds that are owed
         self._stocked = np.zeros(rows, np.bool_)
         self._belief: Belief | None = None
@@ -337,15 +338,16 @@ class WorldsAhead:
 
         generators: of all rows; they draw the seeds.
         """
-        lacking = rows[~self._stocked[rows]]
-        with tqdm(total=round(len(lacking) * self._parts), desc="walking worlds", delay=PATIENCE, leave=False) as progress:
-            while len(lacking):
-                if self._under_way is None:
-                    self._begin(np.concatenate([lacking, np.flatnonzero(~self._stocked)]), generators)
-                for _ in self._under_way or ():
-                    progress.update()
-                self._under_way = None
-                lacking = rows[~self._stocked[rows]]
+        if len(lacking := rows[~self._stocked[rows]]):
+            bulk = self.worlds.num_envs
+            parts = round(np.bincount(lacking % bulk).max() * bulk * self._parts)
+            with tqdm(total=parts, desc="walking worlds", unit="part", delay=PATIENCE, leave=False) as progress:
+                while len(lacking := rows[~self._stocked[rows]]):
+                    if self._under_way is None:
+                        self._begin(np.concatenate([lacking, np.flatnonzero(~self._stocked)]), generators)
+                    for _ in self._under_way or ():
+                        progress.update()
+                    self._under_way = None
         self._stocked[rows] = False
         paid = self._paid[rows]
         self._paid[rows] = 0
@@ -354,15 +356,9 @@ class WorldsAhead:
 
     def _begin(self, rows: Rows, generators: list[np.random.Generator]) -> None:
         """A bulk for the first of these rows; a row has one place in it, its number modulo the bulk's size, so that none are two's."""
-        self._under_way = self._counting(rows[np.unique(rows % self.worlds.num_envs, return_index=True)[1]], generators)
+        self._under_way = self._walking(rows[np.unique(rows % self.worlds.num_envs, return_index=True)[1]], generators)
 
-    def _counting(self, rows: Rows, generators: list[np.random.Generator]) -> Iterator[Any]:
-        parts = 0
-        for parts, remembered in enumerate(self._walking(rows, generators), 1):  # noqa: B007
-            yield remembered
-        self._parts = parts / len(rows)
-
-    def _walking(self, rows: Rows, generators: list[np.random.Generator]) -> Iterator[Any]:
+    def _walking(self, rows: Rows, generators: list[np.random.Generator]) -> Iterator[bool]:
         """Walk a world for each of these rows, step by step, and remember them, some at once, in parts: a `yield` for each step and part.
 
         It is true where something has just been remembered.
@@ -387,14 +383,13 @@ class WorldsAhead:
                     continue
                 belief = self.model.remember(walked[first : first + self._at_once])
                 yield True
-                belief = yield from remembering(self.snapshot(belief))
+                belief = yield from self.snapshot(belief)
                 if self.goals:
                     good[first : first + self._at_once] = has_goals(belief.memory).cpu().numpy()
                 if self._belief is None:
                     self._belief = belief[torch.zeros(len(self._stocked), dtype=torch.int64, device=belief.mean.device)]
                 self._belief = put_over(self._belief, index(some[here], belief), belief[index(slots[here] - first, belief)])
-                for slot in range(len(belief.mean)):
-                    yield slot == 0
+                yield True
             some, slots = some[good[slots]], slots[good[slots]]
             for slot, row, kept in zip(slots, some, self.keep(slots) if self.keep else [None] * len(slots), strict=True):
                 self._drawn[row], self._kept[row] = drawn[slot], kept
@@ -405,17 +400,6 @@ class WorldsAhead:
             f"A goal is a place that looks unlike the start; on {REWALKS} walks of {self.steps} frames, each in a new world, everything "
             "looked the same. Walk longer, or give other worlds."
         )
-
-
-def remembering(work: Generator[Any, None, Belief]) -> Generator[bool, None, Belief]:
-    """Work that says of each of its parts that something was remembered."""
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            belief: Belief = end.value
-            return belief
-        yield True
 
 
 def index(rows: Rows, belief: Belief) -> Tensor:

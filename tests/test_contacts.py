@@ -144,6 +144,39 @@ def test_a_walk_is_felt_as_step_by_step(batch: tuple[int, ...]) -> None:
     torch.testing.assert_close(remembered.memory.s_variance, observed.memory.s_variance.narrow(axis, 0, steps), atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.parametrize("batch", [(), (3,)])
+def test_a_walk_of_one_frame_has_felt_nothing(batch: tuple[int, ...]) -> None:
+    belief = model().remember(Walk(frames(*batch, 1), torch.zeros(*batch, 0, dtype=torch.int64)))
+    assert torch.equal(belief.mean, torch.zeros(*batch, 3))
+    assert belief.memory.s_mean.shape == (*batch, 1, 3)
+
+
+@pytest.mark.parametrize("often", [0.0, 0.1, 1.0])
+def test_what_is_felt_learns_as_step_by_step(often: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever was met where: of two walks, of more steps than are looked at together, and with the gradient of the last place."""
+    gtmsm, steps = model(), 60
+    walk = Walk(frames(2, steps), torch.randint(5, (2, steps - 1), generator=torch.Generator().manual_seed(1)))
+    law, seen = gtmsm.transition.requires_grad_(True), walk.frames.flatten(0, 1).numpy()
+    met = {frame.tobytes() for frame in seen[:: round(1 / often)]} if often else set()
+
+    def lost(before: Tensor, after: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        felt = torch.tensor([frame.numpy().tobytes() in met for frame in after])[:, None]
+        return torch.where(felt, u * torch.tensor([0.5, 0.3, 0]), 0.0), torch.where(felt, 1e-4, 0.0).expand_as(u)
+
+    monkeypatch.setattr(gtmsm.contacts, "lost", lost)
+    mean, _, u, kl = gtmsm.infer_walk(torch.zeros(2, steps, 6), walk.actions, frames=walk.frames)
+    s = momentum = torch.zeros(2, 3)
+    for t in range(1, steps):
+        expected, moved = law(s, momentum, walk.actions[:, t - 1])
+        taken = lost(walk.frames[:, t - 1], walk.frames[:, t], relative(expected, s))[0]
+        s, momentum = expected - turned(taken, s[:, 2]), moved - taken
+        torch.testing.assert_close(mean[:, t], s, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(u[:, t], momentum, atol=1e-5, rtol=1e-4)
+    gradient, expected_gradient = (torch.autograd.grad(last.sum(), law.W_a)[0] for last in (mean[:, -1], s))
+    torch.testing.assert_close(gradient, expected_gradient, atol=1e-2, rtol=1e-3)
+    assert bool((kl > 0).any()) == bool(often)
+
+
 def test_the_elbo_pays_for_what_is_felt() -> None:
     """KL(q(s_t | s_{t-1}, ...) || p(s_t | s_{t-1}, a_t)) of two Gaussians, by torch.distributions; 0 where nothing was felt."""
     gtmsm, walk = model(), Walk(frames(4, 9), torch.randint(5, (4, 8), generator=torch.Generator().manual_seed(1)))

@@ -428,6 +428,33 @@ def test_what_views_imply_is_in_the_way(depth: int, hindered: bool) -> None:
     assert bool((memory.facts["clearance"][0, row, column] < RADIUS).any()) == hindered
 
 
+class Counted(WallsAt):
+    compared = 0
+
+    def compare(self, *args: Any) -> Any:
+        self.compared += 1
+        return super().compare(*args)
+
+
+def test_a_step_remembers_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Floor plans of worlds to come are drawn in parts, at most one a step: they are what a dream has that waits for them."""
+    model, most = exact_walker(), 0
+    assert model.projected is not None
+    model.projected.stereo = stereo = Counted()  # type: ignore[assignment]
+    paced, waiting = (dreams(2, model=own, walk_steps=80, episodes_per_walk=2, horizon=30) for own in (model, MODEL))
+    for env in (paced, waiting):
+        env.reset(seed=0)
+    monkeypatch.setattr(waiting._source, "pay", lambda *_: None)
+    for _ in range(150):
+        before, actions = stereo.compared, np.array([FORWARD, LEFT])
+        found, expected = paced.step(actions), waiting.step(actions)
+        most = max(most, stereo.compared - before)
+        for name in found[0]:
+            np.testing.assert_allclose(found[0][name], expected[0][name], atol=1e-5)
+    assert found[4]["world_steps"].min() > 80
+    assert most == 1
+
+
 # ---------------------------------------------------------------- seeing it
 
 

@@ -81,5 +81,6 @@ def test_frames_do_not_depend_on_those_beside_them(monkeypatch: pytest.MonkeyPat
         prior = drawn_prior(3, 8, 8, 8)
         views, offset = torch.rand(21, 8, 3, 8, 8, generator=draws(6)), 4 * torch.randn(21, 8, 2, generator=draws(7))
         together = prior.frame(views, offset)
+        assert prior.frame(views[:0], offset[:0]).shape == (0, 3, 8, 8)
         alone = torch.cat([prior.frame(views[row, None], offset[row, None]) for row in range(21)])
         assert torch.equal(together, alone)

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 from exact import exact_model
+from tqdm import tqdm
 from treasure import ID, Treasure, treasure_model, walk_by_hand
 
+from gtmsm_env import worlds
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
 from gtmsm_env.types import result_of
@@ -101,13 +103,13 @@ def test_worlds_are_walked_little_by_little() -> None:
     stock.worlds.step = counted  # type: ignore[method-assign]
     stock.pay(rngs, lambda: np.arange(5))
     assert not taken  # nothing is owed
-    stock.owe(3)  # of 30 frames each, and three walks remembered
+    stock.owe(3)  # of 30 frames each, and what it takes to remember them
     paid = [0]
     while len(bulks) == 0:
         stock.pay(rngs, lambda: np.array([4, 2, 3, 0, 1]))
         paid.append(len(taken))
-    assert max(np.diff(paid)) == paid[1] == 3
-    assert paid[9] > 15
+    assert max(np.diff(paid)) == paid[1] == 2
+    assert paid[9] > 13
     assert len(paid) > 20
     belief, drawn, _, walked = stock.next(np.array([2, 4]), rngs)
     expected, others, _, steps = other.next(np.array([2, 4]), generators(5))
@@ -121,6 +123,51 @@ def test_worlds_are_walked_little_by_little() -> None:
         stock.pay(rngs, lambda: np.arange(5))
     assert bulks == [[0, 1, 2], [0, 1, 2], [1]]  # rows 3, 4 and 2; then 0, 1 and 2; then 4: all have one in stock
     assert len(taken) == 29 * 3
+
+
+def test_few_that_lack_a_world_are_walked_as_slowly_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bulk of one row takes as many steps as one of eight, and the next is paced as those before."""
+    (stock, bulks), taken = ahead(8), [0]
+    rngs, step = generators(8), stock.worlds.step
+
+    def counted(actions: Any) -> Any:
+        taken[0] += 1
+        return step(actions)
+
+    monkeypatch.setattr(stock.worlds, "step", counted)
+    stock.next(np.arange(8), rngs)
+    stock.next(np.arange(8), rngs)
+    stock.next(np.array([3]), rngs)
+    for _ in range(200):
+        before = taken[0]
+        stock.owe(1 / 8)
+        stock.pay(rngs, lambda: np.arange(8))
+        assert taken[0] - before <= 4
+        if stock._stocked.all():
+            stock.next(np.arange(8), rngs)
+            stock.next(np.array([3]), rngs)
+    assert [3] in bulks
+    assert len(bulks) > 4
+
+
+def test_who_waits_sees_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bar that ends where it said it would, and none where nothing is waited for."""
+    bars: list[Any] = []
+
+    class Recorded(tqdm):  # type: ignore[type-arg]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            bars.append(self)
+
+    monkeypatch.setattr(worlds, "tqdm", Recorded)
+    stock, _ = ahead(3, served=5)
+    rngs = generators(5)
+    stock.next(np.array([1]), rngs)
+    stock.next(np.array([0]), rngs)  # which is in stock by now
+    assert len(bars) == 1
+    stock.next(np.arange(5), rngs)
+    for bar in bars:
+        assert 0.8 * bar.total < bar.n <= bar.total
 
 
 def test_a_walk_under_way_is_waited_for_forgotten_and_copied() -> None:
