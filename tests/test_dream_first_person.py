@@ -428,6 +428,18 @@ def test_what_views_imply_is_in_the_way(depth: int, hindered: bool) -> None:
     assert bool((memory.facts["clearance"][0, row, column] < RADIUS).any()) == hindered
 
 
+def test_a_dream_that_shows_no_frames_holds_none_of_what_they_are_made_of() -> None:
+    """Four fifths of a memory; who decodes from its belief has them found again."""
+    (blind, seeing), s = (dream(observation=shown) for shown in ("state", "belief")), torch.tensor([[[0.1, 0.2, 0.3]]])
+    for env in (blind, seeing):
+        env.reset(seed=0)
+    lean, full = blind.belief.memory, seeing.belief.memory
+    assert {"view", "depth"} == full.values.keys() - lean.values.keys()
+    assert {"plan"} == full.facts.keys() - lean.facts.keys()
+    assert torch.equal(lean.facts["clearance"], full.facts["clearance"])
+    assert torch.equal(MODEL.decode(s[:, 0], lean), MODEL.decode(s[:, 0], full))
+
+
 class Counted(WallsAt):
     compared = 0
 
