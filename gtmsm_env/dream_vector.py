@@ -40,6 +40,7 @@ from gtmsm_env.worlds import (
     put_over,
     spread,
     tolerance,
+    without_views,
 )
 
 Task = Literal["world", "goal", "reward"]
@@ -190,10 +191,8 @@ class DreamVectorEnv(BatchedRows):
         if self.task == "reward":
             memory = newest_rewards(memory, belief.memory, WITHIN * self._step_length)
         distinct = memory.distinct(WITHIN * self._step_length).count  # in bulk, as it looks at one place after another
-        values, facts = memory.values, {**memory.facts, "distinct": distinct}
-        if not self._frames and self.render_mode is None:  # most of a memory in first person; who decodes from it recalls it anew
-            values, facts = ({name: x for name, x in held.items() if name not in ("view", "depth", "plan")} for held in (values, facts))
-        memory = memory.but(values, facts)
+        memory = memory.but(facts={**memory.facts, "distinct": distinct})
+        memory = memory if self._frames or self.render_mode else without_views(memory)
         return Belief(belief.mean, belief.variance, belief.displacement, memory)
 
     # ---------------------------------------------------------------- the life of a dream

@@ -175,12 +175,20 @@ def tolerance(model: GTMSM, world: gym.Env[Any, Any] | VectorEnv[Any, Any, Any])
 
 def keep_places(model: GTMSM, belief: Belief) -> Belief:
     """A belief that remembers its distinct places alone."""
-    return result_of(keeping_places(model, belief))
+    return replace(belief, memory=result_of(finding_places(model, belief.memory)))
 
 
 def keeping_places(model: GTMSM, belief: Belief) -> Generator[bool, None, Belief]:
-    """`keep_places`, which lets others work now and then."""
-    return replace(belief, memory=(yield from finding_places(model, belief.memory)))
+    """`keep_places` for who imagines no frames; lets others work now and then."""
+    return replace(belief, memory=without_views((yield from finding_places(model, belief.memory))))
+
+
+def without_views(memory: SpatialMemory) -> SpatialMemory:
+    """A memory without what frames are made of, most of it in first person; who decodes from it has that found again."""
+    values, facts = (
+        {name: x for name, x in held.items() if name not in ("view", "depth", "plan")} for held in (memory.values, memory.facts)
+    )
+    return memory.but(values, facts)
 
 
 def alike(z: Tensor, other: Tensor) -> Tensor:
