@@ -24,7 +24,9 @@ CELL, REACH = 0.08, 12.8  # units: of the lattice, and how far it extends from t
 CELLS = round(2 * REACH / CELL)
 RADIUS = 0.2  # units, the agent's
 STANDS = 1.0  # how many times as much evidence tells of something around a cell as of nothing in it, where something stands there
+LITTLE = 0.3  # evidence: much less than this tells nothing
 PUSHES = 3  # by which an agent comes free of what it would run into: two in a corner
+BEYOND = 0.3  # pixels outside of a frame within which a point counts as seen where its edge is
 HEIGHTS = 8  # on a wall, at which views are compared
 TOLD = 5  # what a plan tells of each column and depth
 ALIKE = 0.5  # share of the views compared that count, those that agree best: the others may have something in between
@@ -83,13 +85,13 @@ class Stereo(nn.Module):
         own = sample(view, *(x.flatten(-2).expand(len(view), -1, -1) for x in (column, row)))
         ahead, left = (x[..., None] for x in camera.seen_from(seen_from[:, :, None, None], camera.aside[:, None], depth))  # (E, J, W, D, 1)
         at = [x.expand(*ahead.shape[:-1], HEIGHTS) for x in camera.pixels(ahead, left, up)]
-        seen = (ahead > 0.12) & (camera.outside(*at) < 0.3) & (camera.outside(column, row) < 0.3)
+        seen = (ahead > 0.12) & (camera.outside(*at) < BEYOND) & (camera.outside(column, row) < BEYOND)
         unlike = (sample(sources, at[0].flatten(-2), at[1].flatten(-2)) - own[:, None]).abs().mean(dim=2).unflatten(-1, (self.D, HEIGHTS))
         walls = (unlike * seen).sum(dim=-1) / seen.sum(dim=-1).clamp(min=1)
 
         ahead, left = camera.seen_from(seen_from[:, :, None, None], camera.aside[:, None], camera.ground)  # (E, J, W, H)
         at = list(camera.pixels(ahead, left, camera.height + camera.slope * camera.ground))
-        ground_seen = (ahead > 0.12) & (camera.outside(*at) < 0.3)
+        ground_seen = (ahead > 0.12) & (camera.outside(*at) < BEYOND)
         ground = (sample(sources, *at) - view.transpose(-1, -2)[:, None]).abs().mean(dim=2)
         return walls, seen.sum(dim=-1) >= 2, ground, ground_seen
 
@@ -181,14 +183,14 @@ def on_lattice(place: Tensor) -> Tensor:
 
 def share_standing(stands: Tensor, free: Tensor) -> Tensor:
     """What share of the evidence says that something stands; small where there is little of either."""
-    return stands / (stands + free + 0.3)
+    return stands / (stands + free + LITTLE)
 
 
 def something(plan: Tensor) -> Tensor:
     """Which cells of plans (*M, 2, CELLS, CELLS) something stands in or next to, (*M, CELLS, CELLS) bool."""
     stands, free = plan.unbind(dim=-3)
     around = F.avg_pool2d(stands.reshape(-1, 1, CELLS, CELLS), 3, stride=1, padding=1).reshape(stands.shape)
-    return around > STANDS * (free + 0.3)
+    return around > STANDS * (free + LITTLE)
 
 
 def standing(plan: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from numba import njit
 from torch import Tensor, nn
 
-from gtmsm_env.floorplan import CELL, TOLD
+from gtmsm_env.floorplan import BEYOND, CELL, LITTLE, TOLD
 from gtmsm_env.perspective import Camera
 
 compiled = njit(cache=True, error_model="numpy", fastmath=True)
@@ -239,7 +239,7 @@ def _sweep(
     ground_seen: Any,
 ) -> None:
     (E, J, W, D), C, heights = walls.shape, view.shape[1], len(over)
-    middle, edge, beyond, width = f(W / 2 - 0.5), f(W - 1), f(W / 2 - 0.5 + 0.3), np.uint64(W)
+    middle, edge, beyond, width = f(W / 2 - 0.5), f(W - 1), f(W / 2 - 0.5 + BEYOND), np.uint64(W)
     wall, floor = np.empty((W, heights, C, D), f), np.empty((W, C, W), f)  # what the view itself shows at each depth, and at each row
     inside = np.empty((heights, D), f)
     at, right, below, shown, unlike = np.empty((5, max(D, W)), f)
@@ -351,7 +351,7 @@ def _along(cells: Any, plan: Any, s: Any, aside: Any, depth: Any, told: Any) -> 
                     stands[d] += upper_left * standing[above] + both * standing[above + one]
                     free[d] = lower_left * floor[i] + lower_right * floor[beyond] + upper_left * floor[above] + both * floor[above + one]
                 for d in range(D):
-                    share = stands[d] / (stands[d] + free[d] + f(0.3))
+                    share = stands[d] / (stands[d] + free[d] + f(LITTLE))
                     tell[0, d], tell[1, d], tell[2, d] = log_of_large(f(1) + stands[d]), log_of_large(f(1) + free[d]), f(4) * share
                     tell[3, d] = log(f(1) - min(share, f(0.97))) * f(1 / 3)
                 for d in range(1, D):
