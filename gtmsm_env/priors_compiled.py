@@ -65,14 +65,11 @@ def _frames(width: Any, falloff: Any, margin: Any, views: Any, offset: Any, reac
 def _fill(reach: Any, floor: Any, smooth: Any, seen: Any, bare: Any, canvas: Any) -> None:
     """What is bare of a canvas, in place, from what is `seen` of it, whose last channel says how much."""
     S, n = canvas.shape
-    half, turned, around = np.empty_like(seen), np.empty_like(seen), np.empty_like(seen)
+    half, around = np.empty_like(seen), np.empty_like(seen)
     filled, believed = np.zeros_like(canvas), np.empty(S, f)
     left = np.ones((S, S), f)
     for r in range(len(reach)):
-        _mix(reach[r], seen, half)
-        _turn(half, turned)
-        _mix(reach[r], turned, half)
-        _turn(half, around)
+        _blur(reach[r], seen, half, around)
         for x in range(S):
             for y in range(S):
                 believed[y] = left[x, y] / (around[x, n + y] + floor[r])
@@ -85,12 +82,9 @@ def _fill(reach: Any, floor: Any, smooth: Any, seen: Any, bare: Any, canvas: Any
             for y in range(S):
                 i = c * S + y
                 canvas[x, i] = seen[x, i] + bare[x, i] * (filled[x, i] + left[x, y] * canvas[x, i])
-    even, turned = np.empty_like(canvas), np.empty_like(canvas)
+    even = np.empty_like(canvas)
     for r in range(len(smooth)):
-        _mix(smooth[r], canvas, filled)
-        _turn(filled, turned)
-        _mix(smooth[r], turned, filled)
-        _turn(filled, even)
+        _blur(smooth[r], canvas, filled, even)
         for x in range(S):
             for i in range(n):
                 canvas[x, i] = seen[x, i] + bare[x, i] * even[x, i]
@@ -137,6 +131,15 @@ def _lay(width: Any, falloff: Any, margin: Any, views: Any, offset: Any, laid: A
                     target[i] += share_of * source[i]
     for c in range(C):
         colour[c] /= share
+
+
+@compiled
+def _blur(weight: Any, x: Any, half: Any, blurred: Any) -> None:
+    """Along rows and columns; `half` is written over."""
+    _mix(weight, x, half)
+    _turn(half, blurred)
+    _mix(weight, blurred, half)
+    _turn(half, blurred)
 
 
 @compiled
