@@ -642,7 +642,7 @@ class GTMSM(nn.Module):
             s, momentum = self.transition.rollout(mean[row, t].squeeze(1), u[row, t].squeeze(1), a[row, at])
             before = torch.cat([mean[row, t], s[:, :-1]], dim=1)
             felt, variance = self._lost(x[row, at], x[row, at + 1], before, s)
-            met = variance.any(dim=-1).long()
+            met = felt.any(dim=-1).long()
             known = (met.cumsum(dim=1) == met) & (t + ahead < steps)
             which, to = row.expand_as(at)[known], at[known] + 1
             mean[which, to], u[which, to] = (s - turned(felt, before[..., 2]))[known], (momentum - felt)[known]
