@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--model", metavar="NAME", help="a shipped model or a path (default: the model that ships for the world)")
     evaluate.add_argument("--split", choices=("train", "validation", "test", "all"), default="test", help=f"which images {DEFAULT}")
     evaluate.add_argument("--episodes", type=integer(1), default=100, metavar="INT", help=f"how many worlds to dream of {DEFAULT}")
-    evaluate.add_argument("--output", type=Path, metavar="FOLDER", help="draw figures into it, of image navigation a video too")
+    evaluate.add_argument("--output", type=Path, metavar="FOLDER", help="draw figures into it, and videos")
     _common(evaluate)
     return program
 

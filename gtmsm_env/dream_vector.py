@@ -197,6 +197,14 @@ class DreamVectorEnv(BatchedRows):
 
     # ---------------------------------------------------------------- the life of a dream
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_stops": None}  # a function, made of the memory
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._ready.any():
+            self._stops = self.model.stops(self._home.memory)
+
     @property
     def _ended(self) -> Flags:  # kept on the device, for `step_tensors`
         flags: Flags = self._over.cpu().numpy()

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from tqdm import tqdm
 
 from gtmsm_env import evaluate_labyrinth, evaluate_obstacles, recipe, recipe_obstacles
 from gtmsm_env.data import distinct
@@ -353,14 +354,19 @@ def draw(folder: Path, model: GTMSM, measured: Measured, first: tuple[Trials, di
 def judge(
     model: GTMSM, episodes: int, seed: int = 0, images: str = "procedural", split: str = "test"
 ) -> tuple[dict[str, Any], Measured, tuple[Trials, dict[str, Frames]]]:
-    """All figures of a model in unseen worlds, what they were computed from, and the first worlds with what was imagined of them."""
+    """All figures of a model in unseen worlds, what they were computed from, and the first worlds with what was imagined of them.
+
+    Shows a progress bar.
+    """
     assert model.world is not None
     parts: list[Measured] = []
     first: list[tuple[Trials, dict[str, Frames]]] = []
-    for test in record_trials(model.world, episodes, seed, images, split):
-        measured, shown = measure(model, test, seed + len(parts))
-        parts.append(measured)
-        first = first or [(test, shown)]
+    with tqdm(total=episodes, desc="walking and dreaming", unit="world", leave=False) as progress:
+        for test in record_trials(model.world, episodes, seed, images, split):
+            measured, shown = measure(model, test, seed + len(parts))
+            parts.append(measured)
+            first = first or [(test, shown)]
+            progress.update(len(measured.visited))
     measured = together(parts)
     figures = {
         "worlds": {"images": images, "split": split, "episodes": episodes},

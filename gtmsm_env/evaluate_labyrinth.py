@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from gymnasium.vector import SyncVectorEnv
 from torch import Tensor
+from tqdm import tqdm
 
 import gtmsm_env  # noqa: F401  registers the worlds
 from gtmsm_env import recipe_quake, recipe_vizdoom
@@ -305,7 +306,10 @@ def right_room_figures(right: Floats | None, entered: Flags | None) -> dict[str,
 def judge(
     experiment: str, model: GTMSM, episodes: int, seed: int = 0, images: str = "procedural", split: str = "test"
 ) -> tuple[dict[str, Any], Measured, tuple[Trials, dict[str, Frames], Tensor]]:
-    """All figures of a model in unseen rooms, what they were computed from, and the first rooms with what was imagined of them."""
+    """All figures of a model in unseen rooms, what they were computed from, and the first rooms with what was imagined of them.
+
+    Shows a progress bar.
+    """
     check_images(images)
     agent = experiments()[experiment]
     assert model.world is not None
@@ -317,10 +321,12 @@ def judge(
         )
     parts: list[Measured] = []
     first: list[tuple[Trials, dict[str, Frames], Tensor]] = []
-    for trials in record_trials(agent, model.world, episodes, seed, split):
-        measured, shown, states = measure(model, trials, seed + len(parts))
-        parts.append(measured)
-        first = first or [(trials, shown, states)]
+    with tqdm(total=episodes, desc="walking and dreaming", unit="world", leave=False) as progress:
+        for trials in record_trials(agent, model.world, episodes, seed, split):
+            measured, shown, states = measure(model, trials, seed + len(parts))
+            parts.append(measured)
+            first = first or [(trials, shown, states)]
+            progress.update(len(trials.pose))
     measured = together(parts)
     size, known = math.prod(model.frame_shape), measured.shown >= SHOWN
     figures = {

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from tqdm import tqdm
 
 from gtmsm_env.envs.image_navigation_vector import MOVES
 from gtmsm_env.envs.windows import crops
@@ -257,11 +258,9 @@ def figures_of(measured: Measured) -> dict[str, dict[str, dict[str, float]]]:
 
 def judge(model: GTMSM, episodes: int, seed: int = 0, images: str = "procedural", split: str = "test") -> tuple[dict[str, Any], Measured]:
     """All figures of a model in unseen worlds, and what they were computed from. Shows a progress bar."""
-    from tqdm import tqdm
-
     assert model.world is not None
     parts: list[Measured] = []
-    with tqdm(total=episodes, desc="walking and dreaming", unit="world") as progress:
+    with tqdm(total=episodes, desc="walking and dreaming", unit="world", leave=False) as progress:
         for trials in record_trials(model.world, episodes, seed, images, split):
             parts.append(measure(model, trials))
             progress.update(len(trials.free))

@@ -33,6 +33,7 @@ SAME = 1e-3
 """Encodings closer than this are of one frame: what is left between two encodings of the same bytes is rounding."""
 
 SPREAD = 16  # steps over which most of what is owed of a walk is paid
+AS_LONG_AS = 20  # steps of a bulk takes a part of remembering it, roughly: for who waits
 PATIENCE = 2  # seconds for which who waits for worlds is told nothing
 DONE = object()  # what a bulk says that is walked
 
@@ -162,7 +163,11 @@ def finding_places(model: GTMSM, memory: SpatialMemory, views: bool = False) -> 
     """
     check_memory(model, memory)
     found = yield from model.finding_places(memory)
-    return with_views(found, model.decoder) if views and "view" not in found.values else found
+    if not views or "view" in found.values:
+        return found
+    if model.projected is not None:  # a memory `without_views`
+        return (yield from model.projected.recalling(found))
+    return with_views(found, model.decoder)
 
 
 def tolerance(model: GTMSM, world: gym.Env[Any, Any] | VectorEnv[Any, Any, Any]) -> Tolerance:
@@ -289,9 +294,10 @@ class WorldsAhead:
         rows = rows or worlds.num_envs
         self._at_once = 1 if model.projected is not None else 16  # walks that are remembered at once: a floor plan is of one
         self._under_way: Iterator[bool] | None = None  # the bulk that is being walked
-        # How many parts a world takes, of a bulk's steps and of what it takes to remember it: in first person with two rounds of stereo.
+        # How many parts a bulk takes to be remembered, in first person with two rounds of stereo; and a world to be walked and remembered.
         remembering = 2 + (0 if model.projected is None else steps / AT_ONCE)
-        self._parts = (steps + math.ceil(worlds.num_envs / self._at_once) * remembering) / worlds.num_envs
+        self._remembering = math.ceil(worlds.num_envs / self._at_once) * remembering
+        self._parts = (steps + self._remembering) / worlds.num_envs
         self._due = 0.0  # worlds that are owed
         self._stocked = np.zeros(rows, np.bool_)
         self._belief: Belief | None = None
@@ -347,14 +353,14 @@ class WorldsAhead:
         generators: of all rows; they draw the seeds.
         """
         if len(lacking := rows[~self._stocked[rows]]):
-            bulk = self.worlds.num_envs
-            parts = round(np.bincount(lacking % bulk).max() * bulk * self._parts)
-            with tqdm(total=parts, desc="walking worlds", unit="part", delay=PATIENCE, leave=False) as progress:
+            total = np.bincount(lacking % self.worlds.num_envs).max() * (self.steps + AS_LONG_AS * self._remembering)
+            bar = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
+            with tqdm(total=total, desc="walking worlds", bar_format=bar, delay=PATIENCE, leave=False) as progress:
                 while len(lacking := rows[~self._stocked[rows]]):
                     if self._under_way is None:
                         self._begin(np.concatenate([lacking, np.flatnonzero(~self._stocked)]), generators)
-                    for _ in self._under_way or ():
-                        progress.update()
+                    for remembered in self._under_way or ():
+                        progress.update(AS_LONG_AS if remembered else 1)
                     self._under_way = None
         self._stocked[rows] = False
         paid = self._paid[rows]

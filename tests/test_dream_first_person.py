@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import warnings
 from typing import Any
 
@@ -438,6 +439,18 @@ def test_a_dream_that_shows_no_frames_holds_none_of_what_they_are_made_of() -> N
     assert {"plan"} == full.facts.keys() - lean.facts.keys()
     assert torch.equal(lean.facts["clearance"], full.facts["clearance"])
     assert torch.equal(MODEL.decode(s[:, 0], lean), MODEL.decode(s[:, 0], full))
+    one, other = (dream(belief=env.belief, observation="frame").reset(seed=1)[0] for env in (blind, seeing))
+    assert np.array_equal(one["frame"], other["frame"])
+
+
+def test_a_dream_can_be_pickled() -> None:
+    env = dreams(2)
+    env.reset(seed=0)
+    env.step(np.array([FORWARD, LEFT]))
+    again = pickle.loads(pickle.dumps(env))
+    for _ in range(8):
+        here, there = (one.step(np.array([FORWARD, FORWARD]))[0] for one in (env, again))
+        assert np.array_equal(here["state"], there["state"])
 
 
 class Counted(WallsAt):
