@@ -33,7 +33,7 @@ SAME = 1e-3
 """Encodings closer than this are of one frame: what is left between two encodings of the same bytes is rounding."""
 
 SPREAD = 16  # steps over which most of what is owed of a walk is paid
-AS_LONG_AS = 20  # steps of a bulk takes a part of remembering it, roughly: for who waits
+AS_LONG_AS = 20  # steps of a bulk: each part of remembering it, roughly, as who waits is told
 PATIENCE = 2  # seconds for which who waits for worlds is told nothing
 DONE = object()  # what a bulk says that is walked
 
