@@ -186,13 +186,14 @@ class DreamVectorEnv(BatchedRows):
         return [pictures[row] for row in rows]
 
     def _snapshot(self, belief: Belief) -> Generator[bool, None, Belief]:
-        """Finds what a dream holds of a belief: its distinct places, with their views where frames are shown."""
-        memory = yield from finding_places(self.model, belief.memory, views=self._frames)
+        """Finds what a dream holds of a belief: its distinct places, with their views where frames are shown or drawn."""
+        views = self._frames or self.render_mode is not None
+        memory = yield from finding_places(self.model, belief.memory, views)
         if self.task == "reward":
             memory = newest_rewards(memory, belief.memory, WITHIN * self._step_length)
         distinct = memory.distinct(WITHIN * self._step_length).count  # in bulk, as it looks at one place after another
         memory = memory.but(facts={**memory.facts, "distinct": distinct})
-        memory = memory if self._frames or self.render_mode else without_views(memory)
+        memory = memory if views else without_views(memory)
         return Belief(belief.mean, belief.variance, belief.displacement, memory)
 
     # ---------------------------------------------------------------- the life of a dream

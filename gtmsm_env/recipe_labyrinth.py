@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from gtmsm_env import parallel
 from gtmsm_env.contacts import FELT
@@ -419,8 +420,6 @@ class LabyrinthTrainer(Trainer):
     def _planned(self, stage: Stage) -> Tensor:
         """Floor plans of the first walks, (PLANNED[stage], 2, CELLS, CELLS) of half precision; for the stage `again` by first answers."""
         if self._plans is None:
-            from tqdm import tqdm
-
             projected, plans = self._projected(), []
             count = min(PLANNED[stage.name], len(self.walks))
             for row in tqdm(range(count), desc="floor plans", leave=False, disable=parallel.rank() > 0):
@@ -435,8 +434,6 @@ class LabyrinthTrainer(Trainer):
     @torch.no_grad()
     def _resting(self) -> Encoded:
         if self._codes is None:
-            from tqdm import tqdm
-
             walks = concatenate([self.walks, self._recorded(MORE, self.seed + 101, policy)])
             codes = []
             for room in tqdm(ROOMS, desc="encodings", leave=False, disable=parallel.rank() > 0):

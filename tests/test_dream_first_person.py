@@ -441,6 +441,9 @@ def test_a_dream_that_shows_no_frames_holds_none_of_what_they_are_made_of() -> N
     assert torch.equal(MODEL.decode(s[:, 0], lean), MODEL.decode(s[:, 0], full))
     one, other = (dream(belief=env.belief, observation="frame").reset(seed=1)[0] for env in (blind, seeing))
     assert np.array_equal(one["frame"], other["frame"])
+    drawn = dream(belief=blind.belief, render_mode="rgb_array")
+    drawn.reset(seed=1)
+    assert "view" in drawn.belief.memory.values  # found once, not at every picture
 
 
 def test_a_dream_can_be_pickled() -> None:
