@@ -60,21 +60,23 @@ class DreamVecEnv(VecEnv):
         done = terminated | truncated
         cut = {"TimeLimit.truncated": truncated & ~terminated}
         rows = self._rows(info | cut)
-        for row in np.flatnonzero(done).tolist():
+        ended = np.flatnonzero(done)
+        finals = self._rows({name: value[ended] for name, value in info["final_info"].items()}) if len(ended) else []
+        for row, final in zip(ended.tolist(), finals, strict=True):
             self.reset_infos[row] = {name: value for name, value in rows[row].items() if name not in cut}
-            final = self._rows({name: value[[row]] for name, value in info["final_info"].items()})[0]
             rows[row] = {**final, "terminal_observation": info["final_obs"][row], "TimeLimit.truncated": rows[row]["TimeLimit.truncated"]}
         return observation, reward.astype(np.float32), done, rows
 
     @staticmethod
     def _rows(info: dict[str, Any]) -> list[dict[str, Any]]:
-        """Each row's own info; made of columns, as a batch of many rows makes many at every step."""
+        """Each row's own info, filled column by column, as a batch of many rows makes many at every step."""
         told = {name: value for name, value in info.items() if not name.startswith(("_", "final_"))}
-        columns = (value.tolist() if value.ndim == 1 and value.dtype != object else list(value) for value in told.values())
-        rows = [dict(zip(told, values, strict=True)) for values in zip(*columns, strict=True)]
-        for name in told:
-            for row in np.flatnonzero(~info.get(f"_{name}", np.True_)).tolist():  # nothing was told of it
-                del rows[row][name]
+        rows: list[dict[str, Any]] = [{} for _ in range(len(next(iter(told.values()), ())))]
+        for name, column in told.items():
+            values = column.tolist() if column.ndim == 1 and column.dtype != object else list(column)
+            for row, value, is_told in zip(rows, values, np.broadcast_to(info.get(f"_{name}", True), len(rows)).tolist(), strict=True):
+                if is_told:
+                    row[name] = value
         return rows
 
     def close(self) -> None:
