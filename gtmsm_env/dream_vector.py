@@ -29,6 +29,7 @@ from gtmsm_env.vector import BatchedRows, Flags, Info, Observation, Rows
 from gtmsm_env.worlds import (
     WorldsAhead,
     alike,
+    check_given,
     check_world,
     end_of,
     finding_places,
@@ -169,7 +170,8 @@ class DreamVectorEnv(BatchedRows):
         self._episodes = Episodes(self.num_envs, min(self._ahead, PICTURED) if self._frames else self._ahead, self._device)
 
     def _rows_of(self, belief: Belief) -> Belief:
-        """A belief the caller gave, as one a row."""
+        """A belief the caller gave, as one a row. Raises ValueError for one of another model."""
+        check_given(self.model, belief.memory)
         if self.model.landmarks is not None and not {"effect", "tried"} & belief.memory.values.keys() and not self._warned:
             gym.logger.warn(
                 "A dream stops at obstacles where its memory keeps what moves did (`origin`, `action`, `effect`); the one given keeps none "

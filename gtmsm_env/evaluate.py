@@ -423,7 +423,7 @@ def run(args: argparse.Namespace) -> int:
     figures, *judged = judge(model, args.episodes, args.seed, args.images, args.split)
     figures = {"model": {"name": name, "fingerprint": model.fingerprint(), **model.config}, **figures}
     figures["cpu seconds"] = time.process_time() - start
-    print(f"{name} in {args.episodes} worlds of {args.images}, split {args.split}: {text(figures)}")
+    print(f"{args.world}: {name} in {args.episodes} worlds of {args.images}, split {args.split}: {text(figures)}")
     if args.json:
         write_json(args.json, figures, args.seed)
     if args.output:

@@ -138,20 +138,25 @@ def _rules(world: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_memory(model: GTMSM, memory: SpatialMemory) -> None:
-    """Refuses a memory that the model cannot dream of: too small, or of another model. Raises ValueError."""
+    """Refuses a memory that the model cannot dream of: too small, or of states or encodings of another size. Raises ValueError."""
     fewest = int(memory.count.min()) if memory.count.numel() else 0
     if fewest < model.reads:
         what = "is empty" if fewest == 0 else f"holds {fewest} entries, and the model reads the K = {model.reads} nearest"
         raise ValueError(f"A dream needs the memory of a walk; this one {what}. Walk further; some hundreds of steps are usual.")
     n, d = model.transition.W_a.shape[0], model.config["z_size"]
+    if (memory.s_mean.shape[-1], memory.values["z_mean"].shape[-1]) != (n, d):
+        raise ValueError(
+            f"A memory is read by the model that wrote it, here of states of {n} and encodings of {d} numbers; given {memory}."
+        )
+
+
+def check_given(model: GTMSM, memory: SpatialMemory) -> None:
+    """`check_memory` of one that a caller gives, which may be another model's. Raises ValueError."""
+    check_memory(model, memory)
     if "model" in memory.facts and bool((memory.facts["model"] != model.signature()).any()):
         raise ValueError(
             "A memory is read by the model that wrote it, and this one was written by another. Load that model, or remember the walk again "
             "with this one: model.remember(walk)."
-        )
-    if (memory.s_mean.shape[-1], memory.values["z_mean"].shape[-1]) != (n, d):
-        raise ValueError(
-            f"A memory is read by the model that wrote it, here of states of {n} and encodings of {d} numbers; given {memory}."
         )
 
 
@@ -179,7 +184,8 @@ def tolerance(model: GTMSM, world: gym.Env[Any, Any] | VectorEnv[Any, Any, Any])
 
 
 def keep_places(model: GTMSM, belief: Belief) -> Belief:
-    """A belief that remembers its distinct places alone."""
+    """A belief that remembers its distinct places alone. Raises ValueError for one of another model."""
+    check_given(model, belief.memory)
     return replace(belief, memory=result_of(finding_places(model, belief.memory)))
 
 
@@ -211,7 +217,7 @@ def end_of(memory: str | Path | SpatialMemory, model: GTMSM) -> Belief:
     """The belief at the newest entry of a memory, or of one saved by this model."""
     if not isinstance(memory, SpatialMemory):
         memory = SpatialMemory.load(memory, model.fingerprint())
-    check_memory(model, memory)
+    check_given(model, memory)
     last = (memory.count - 1).clamp(min=0)[..., None, None]
     mean, variance = (torch.take_along_dim(x, last, dim=-2).squeeze(-2) for x in (memory.s_mean, memory.s_variance))
     return Belief(mean, variance, torch.zeros_like(mean), memory)
