@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import compress, repeat
 from typing import Any
 
 import gymnasium as gym
@@ -74,9 +75,9 @@ class DreamVecEnv(VecEnv):
         rows: list[dict[str, Any]] = [{} for _ in range(len(next(iter(told.values()), ())))]
         for name, column in told.items():
             values = column.tolist() if column.ndim == 1 and column.dtype != object else list(column)
-            for row, value, is_told in zip(rows, values, np.broadcast_to(info.get(f"_{name}", True), len(rows)).tolist(), strict=True):
-                if is_told:
-                    row[name] = value
+            told_rows = info[f"_{name}"].tolist() if f"_{name}" in info else repeat(True)
+            for row, value in compress(zip(rows, values, strict=True), told_rows):
+                row[name] = value
         return rows
 
     def close(self) -> None:
