@@ -323,9 +323,11 @@ class WorldsAhead:
         self._finish()  # as nothing half done can be copied
         return self.__dict__
 
-    def _finish(self) -> None:
-        for _ in self._under_way or ():
-            pass
+    def _finish(self, progress: tqdm[Any] | None = None) -> None:
+        """Walk the bulk that is under way to its end."""
+        for remembered in self._under_way or ():
+            if progress is not None:
+                progress.update(AS_LONG_AS if remembered else 1)
         self._under_way = None
 
     def owe(self, worlds: float) -> None:
@@ -365,9 +367,7 @@ class WorldsAhead:
                 while len(lacking := rows[~self._stocked[rows]]):
                     if self._under_way is None:
                         self._begin(np.concatenate([lacking, np.flatnonzero(~self._stocked)]), generators)
-                    for remembered in self._under_way or ():
-                        progress.update(AS_LONG_AS if remembered else 1)
-                    self._under_way = None
+                    self._finish(progress)
         self._stocked[rows] = False
         paid = self._paid[rows]
         self._paid[rows] = 0
