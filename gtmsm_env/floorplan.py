@@ -23,7 +23,7 @@ from gtmsm_env.perspective import FARTHEST, NEAREST, Camera, in_parts, relative,
 CELL, REACH = 0.08, 12.8  # units: of the lattice, and how far it extends from the start
 CELLS = round(2 * REACH / CELL)
 RADIUS = 0.2  # units, the agent's
-STANDS = 1.0  # how many times as much evidence tells of something around a cell as of nothing in it, where something stands there
+STANDS = 1.5  # how many times as much evidence tells of something around a cell as of nothing in it, where something stands there
 LITTLE = 0.3  # evidence: much less than this tells nothing
 PUSHES = 3  # by which an agent comes free of what it would run into: two in a corner
 BEYOND = 0.3  # pixels outside of a frame within which a point counts as seen where its edge is

@@ -19,6 +19,7 @@ from gtmsm_env.floorplan import (
     CELLS,
     RADIUS,
     REACH,
+    STANDS,
     TOLD,
     Sight,
     Stereo,
@@ -134,7 +135,7 @@ def test_a_plan_is_read_where_it_was_written() -> None:
 
 
 def test_where_something_stands() -> None:
-    """Where the mean evidence of it in the nine cells around is that of nothing in it and .3: by hand, and as drawn."""
+    """Where the mean evidence of it in the nine cells around is `STANDS` times that of nothing in it and .3: by hand, and as drawn."""
     plan = torch.zeros(2, CELLS, CELLS)
     for column, row, stands, free in ((7, 9, 5.0, 1.0), (200, 3, 5.0, 0.1), (30, 31, 9.0, 9.0), (32, 31, 0.5, 0.0), (0, 0, 5.0, 0.0)):
         plan[:, row, column] = torch.tensor([stands, free])
@@ -143,7 +144,7 @@ def test_where_something_stands() -> None:
     for (row, column), free in around.items():
         total = float(plan[0, row, column]) + (0.5 if row == 31 else 0)
         for i, j in itertools.product((-1, 0, 1), repeat=2):
-            here = (free if i == j == 0 else 0.0) + 0.3
+            here = STANDS * ((free if i == j == 0 else 0.0) + 0.3)
             if row + i >= 0 and column + j >= 0 and (total - (0.5 if row == 31 and j < 1 else 0)) / 9 > here:
                 expected.append([row + i, column + j])
     assert something(plan).nonzero().tolist() == sorted(expected)
