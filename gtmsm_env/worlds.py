@@ -217,7 +217,7 @@ def end_of(memory: str | Path | SpatialMemory, model: GTMSM) -> Belief:
     """The belief at the newest entry of a memory, or of one saved by this model."""
     if not isinstance(memory, SpatialMemory):
         memory = SpatialMemory.load(memory, model.fingerprint())
-    check_given(model, memory)
+    check_memory(model, memory)
     last = (memory.count - 1).clamp(min=0)[..., None, None]
     mean, variance = (torch.take_along_dim(x, last, dim=-2).squeeze(-2) for x in (memory.s_mean, memory.s_variance))
     return Belief(mean, variance, torch.zeros_like(mean), memory)
