@@ -1,6 +1,6 @@
 """The loops of a dream's step, compiled for one core of a CPU where no gradient is wanted; torch elsewhere computes the same.
 
-`moves` stands in for `LinearWithWalls.forward`, `judged` for the end of `DreamVectorEnv._move`, `distance` for `Nearby.distance`, `apart`
+`moves` stands in for `LinearWithWalls.rollout`, `judged` for the end of `DreamVectorEnv._move`, `distance` for `Nearby.distance`, `apart`
 for the search of `SpatialMemory.distinct`, `begin` for `Episodes.begin`: what they compute is told there. Each is some ten operations of
 torch, of which most take longer to start than to do.
 """
@@ -24,6 +24,7 @@ from gtmsm_env.types import Tolerance
 compiled = njit(cache=True, error_model="numpy", fastmath={"contract", "reassoc", "arcp", "nsz", "afn"})
 
 f = np.float32
+ROWS, LANES = 256, 16  # whose moves are computed at once, by so many numbers in one instruction of the CPU at most
 
 
 def arrays(*tensors: Tensor) -> list[Any]:
@@ -43,11 +44,16 @@ def silu(x: Any) -> Any:
 
 
 def moves(law: nn.Module) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
-    """A law as a function of s (N, n) and a (N,) int64 to s_t and u_t (N, n), IndexError for no action; None if loops cannot compute it."""
+    """A law as a function of s (N, n) and a (N, T) int64 to s_1..s_T and u_1..u_T (N, T, n), IndexError for no action.
+
+    None if loops cannot compute it.
+    """
     g, weights, where, moved = _prepared.get(law, (None, (), None, None))
     if g and g is law._modules["g"] and weights[0] is law._parameters["W_a"] and law.walls and [x.data_ptr() for x in weights] == where:
         return moved  # weights that change in place are seen
     if not isinstance(law, LinearWithWalls) or not law.walls or len(law.g) != 5:  # somebody's own walls
+        return None
+    if len(law.W_a) != 2 or len(next(law.g.parameters())) % 4:  # what loops are unrolled for
         return None
     weights, moved = (law.W_a, law.wall_scale, *law.g.parameters()), _moves_of(law)
     _prepared[law] = law.g, weights, [x.data_ptr() for x in weights], moved
@@ -58,49 +64,71 @@ _prepared: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()  # of each la
 
 
 def _moves_of(law: LinearWithWalls) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    layers: list[Any] = [*law.g]
-    first, _, second, _, last = layers
-    W_a, w, b, c, v, d = (x.detach() for x in (law.W_a, first.weight, first.bias, second.bias, last.weight[0], last.bias))
-    before, behind, weight = arrays(W_a, law.wall_scale, w, b), arrays(W_a, c, v, d), second.weight.detach().t()
+    first, _, second, _, last = law.g
+    assert isinstance(last, nn.Linear)
+    weights = arrays(*(x.detach() for x in (law.W_a, law.wall_scale, *first.parameters(), *second.parameters(), last.weight[0], last.bias)))
 
     def moved(s: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
-        hidden, after, u = s.new_empty(s.shape[0], weight.shape[0]), torch.empty_like(s), torch.empty_like(s)
-        there = arrays(s, a)
-        _hidden(*[*before, *there, hidden.numpy()])
-        _gated(*[*behind, *there, *arrays(hidden @ weight, after, u)])
+        after, u = s.new_empty(2, *a.shape, s.shape[1])
+        _moves(*weights, *arrays(s, a, after, u))
         return after, u
 
     return moved
 
 
 @compiled
-def _hidden(W_a: Any, scale: Any, weight: Any, bias: Any, s: Any, a: Any, hidden: Any) -> None:
-    """The first layer of g, at what the moves would lead to."""
-    rows = weight.T.copy()
-    for i in range(len(s)):
-        if not 0 <= a[i] < W_a.shape[1]:
-            raise IndexError("An action is none of the law's.")
-        for j in range(len(bias)):
-            hidden[i, j] = bias[j]
-        for d in range(s.shape[1]):
-            x = (s[i, d] + W_a[d, a[i]]) / scale[d]
-            for j in range(len(bias)):
-                hidden[i, j] += rows[d, j] * x
-        for j in range(len(bias)):
-            hidden[i, j] = silu(hidden[i, j])
+def _moves(W_a: Any, scale: Any, W: Any, b: Any, V: Any, c: Any, w: Any, d: Any, s: Any, a: Any, after: Any, u: Any) -> None:
+    """`ROWS` rows at a time, side by side in memory, so that whatever is done for one is done for all of them at once.
 
-
-@compiled
-def _gated(W_a: Any, bias: Any, weight: Any, last: Any, s: Any, a: Any, hidden: Any, after: Any, u: Any) -> None:
-    """The last layer of g, and equation 4."""
-    for i in range(len(s)):
-        x = last[0]
-        for j in range(len(bias)):
-            x += weight[j] * silu(hidden[i, j] + bias[j])
-        g = f(1) / (f(1) + f(math.exp(-x)))
-        for d in range(s.shape[1]):
-            u[i, d] = g * W_a[d, a[i]]
-            after[i, d] = s[i, d] + u[i, d]
+    The second layer takes four inputs and gives four outputs at a time: so many weights stay at hand.
+    """
+    hidden, steps = len(b), a.shape[1]
+    place, to, first = np.zeros((2, ROWS), f), np.zeros((2, ROWS), f), np.empty((hidden, ROWS), f)
+    y0, y1, y2, y3 = np.empty((4, ROWS), f)
+    g = np.empty(ROWS, f)
+    for begin in range(0, len(s), ROWS):
+        rows = min(ROWS, len(s) - begin)
+        width = (rows + LANES - 1) // LANES * LANES
+        for r in range(rows):
+            place[0, r], place[1, r] = s[begin + r]
+        for t in range(steps):
+            for r in range(rows):
+                action = a[begin + r, t]
+                if not 0 <= action < W_a.shape[1]:
+                    raise IndexError("An action is none of the law's.")
+                to[0, r] = (place[0, r] + W_a[0, action]) / scale[0]
+                to[1, r] = (place[1, r] + W_a[1, action]) / scale[1]
+            for k in range(hidden):
+                p, q, bias = W[k, 0], W[k, 1], b[k]
+                for r in range(width):
+                    first[k, r] = silu(bias + p * to[0, r] + q * to[1, r])
+            for r in range(width):
+                g[r] = d[0]
+            for j in range(0, hidden, 4):
+                b0, b1, b2, b3 = c[j], c[j + 1], c[j + 2], c[j + 3]
+                for r in range(width):
+                    y0[r], y1[r], y2[r], y3[r] = b0, b1, b2, b3
+                for k in range(0, hidden, 4):
+                    p0, p1, p2, p3 = V[j, k], V[j, k + 1], V[j, k + 2], V[j, k + 3]
+                    q0, q1, q2, q3 = V[j + 1, k], V[j + 1, k + 1], V[j + 1, k + 2], V[j + 1, k + 3]
+                    v0, v1, v2, v3 = V[j + 2, k], V[j + 2, k + 1], V[j + 2, k + 2], V[j + 2, k + 3]
+                    w0, w1, w2, w3 = V[j + 3, k], V[j + 3, k + 1], V[j + 3, k + 2], V[j + 3, k + 3]
+                    for r in range(width):
+                        x0, x1, x2, x3 = first[k, r], first[k + 1, r], first[k + 2, r], first[k + 3, r]
+                        y0[r] += p0 * x0 + p1 * x1 + p2 * x2 + p3 * x3
+                        y1[r] += q0 * x0 + q1 * x1 + q2 * x2 + q3 * x3
+                        y2[r] += v0 * x0 + v1 * x1 + v2 * x2 + v3 * x3
+                        y3[r] += w0 * x0 + w1 * x1 + w2 * x2 + w3 * x3
+                p0, p1, p2, p3 = w[j], w[j + 1], w[j + 2], w[j + 3]
+                for r in range(width):
+                    g[r] += p0 * silu(y0[r]) + p1 * silu(y1[r]) + p2 * silu(y2[r]) + p3 * silu(y3[r])
+            for r in range(width):
+                g[r] = f(1) / (f(1) + f(math.exp(-g[r])))
+            for r in range(rows):
+                for i in range(2):
+                    moved = g[r] * W_a[i, a[begin + r, t]]
+                    place[i, r] += moved
+                    u[begin + r, t, i], after[begin + r, t, i] = moved, place[i, r]
 
 
 def judged(there: Tolerance, horizon: int, goals: Tensor, s: Tensor, steps: Tensor, ended: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -144,9 +172,9 @@ def _distance(places: Any, x: Any, found: Any) -> None:
     for i in range(len(x)):
         own = places[min(i, len(places) - 1)]
         for p in range(len(square)):
-            apart = own[0, p] - x[i, 0]
-            square[p] = apart * apart
-        for d in range(1, len(own)):
+            down, right = own[0, p] - x[i, 0], own[1, p] - x[i, 1]
+            square[p] = down * down + right * right
+        for d in range(2, len(own)):
             for p in range(len(square)):
                 apart = own[d, p] - x[i, d]
                 square[p] += apart * apart

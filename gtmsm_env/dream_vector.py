@@ -439,7 +439,7 @@ class DreamVectorEnv(BatchedRows):
         now = self._episodes
         loops = loops_for("dream_compiled", now.mean)
         if loops and self._stops is None and (moves := loops.moves(self.model.transition)):
-            now.mean, now.displacement = moves(now.mean, actions)
+            now.mean, now.displacement = (x[:, 0] for x in moves(now.mean, actions[:, None]))
         else:
             now.mean, now.displacement = self.model.advance(now.mean, now.displacement, actions, self._stops)
         self._found = None

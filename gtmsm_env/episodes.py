@@ -17,6 +17,7 @@ from gtmsm_env.neighbours import LARGE
 from gtmsm_env.types import Tolerance, phi
 from gtmsm_env.worlds import SAME, alike
 
+LANES = 16  # numbers that one instruction of a CPU computes with, at most
 NOWHERE = torch.inf  # the coordinates of what fills up a list of places: no state is near
 
 
@@ -56,8 +57,9 @@ class Nearby:
 
 
 def _placed(memory: SpatialMemory) -> Tensor:
-    """phi of the places of each row, (N, m, P), of those not used nowhere."""
-    return phi(memory.s_mean).masked_fill(~memory.used[..., None], NOWHERE).transpose(1, 2).contiguous()
+    """phi of the places of each row, (N, m, P), of those not used nowhere; P is filled up, as loops take `LANES` at once."""
+    places = phi(memory.s_mean).masked_fill(~memory.used[..., None], NOWHERE).transpose(1, 2)
+    return F.pad(places, (0, -places.shape[-1] % LANES), value=NOWHERE).contiguous()
 
 
 @dataclass

@@ -67,16 +67,13 @@ class LinearWithWalls(nn.Module):
             return s[..., None, :] + moves.cumsum(dim=-2), moves
         if a.shape[-1] == 0:
             return s.new_empty(*a.shape, s.shape[-1]), s.new_empty(*a.shape, s.shape[-1])
-        states, displacements = [], []
-        loops = loops_for("dream_compiled", s, *self.parameters()) if stops is None else None
+        learned = self.parameters() if torch.is_grad_enabled() else ()  # to walk through them takes as long as some steps
+        loops = loops_for("dream_compiled", s, self.W_a, *learned) if stops is None else None
         if loops and (moved := loops.moves(self)):
-            after = s.expand(*a.shape[:-1], s.shape[-1]).reshape(-1, s.shape[-1]).contiguous()
-            for action in a.reshape(-1, a.shape[-1]).t().contiguous():
-                after, u = moved(after, action)
-                states.append(after)
-                displacements.append(u)
-            shape = (*a.shape, s.shape[-1])
-            return torch.stack(states, dim=-2).reshape(shape), torch.stack(displacements, dim=-2).reshape(shape)
+            start = s.expand(*a.shape[:-1], s.shape[-1]).reshape(-1, s.shape[-1])
+            walked: tuple[Tensor, Tensor] = moved(start.contiguous(), a.reshape(-1, a.shape[-1]).contiguous())
+            return walked[0].view(*a.shape, s.shape[-1]), walked[1].view(*a.shape, s.shape[-1])
+        states, displacements = [], []
         for move in self.W_a.t()[a.movedim(-1, 0)]:
             before = s
             s, u = self._moved(s, move)

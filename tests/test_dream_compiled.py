@@ -37,23 +37,27 @@ def belief() -> Belief:
     return walk(gym.make_vec("GTMSM-ImageNavigation-v0", num_envs=7), MODEL, 64, np.random.default_rng(0), 0)
 
 
-@pytest.mark.parametrize("rows", [0, 1, 5, 100])
-def test_a_move_is_that_of_equation_4(rows: int) -> None:
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("rows", [0, 1, 5, 100, 600])
+def test_moves_are_those_of_equation_4(rows: int, steps: int) -> None:
     """Of the law that ships, and of one whose walls are anywhere."""
     drawn = LinearWithWalls(5).requires_grad_(False)
     for parameter in drawn.parameters():
         nn.init.normal_(parameter, std=0.5, generator=draws(1))
     drawn.wall_scale.copy_(torch.tensor([0.3, 2.0]))
-    s, a = torch.randn(rows, 2, generator=draws(2)), torch.randint(5, (rows,), generator=draws(3))
+    s, a = torch.randn(rows, 2, generator=draws(2)), torch.randint(5, (rows, steps), generator=draws(3))
     for law in (MODEL.transition, drawn):
         moved = dream_compiled.moves(law)
         assert moved is not None
         if law is drawn:  # by a training that goes on while it is dreamed of
             for parameter in law.parameters():
                 parameter.mul_(1.1)
+        now = s
         with torch.no_grad():
-            torch.testing.assert_close(moved(s, a), law(s, torch.zeros_like(s), a), atol=1e-6, rtol=1e-5)
-    gates = drawn.gate(s + drawn.W_a.t()[a])
+            for step, found in enumerate(zip(*(x.unbind(dim=1) for x in moved(s, a)), strict=True)):
+                torch.testing.assert_close(found, law(now, torch.zeros_like(now), a[:, step]), atol=5e-6, rtol=1e-5)
+                now = found[0]
+    gates = drawn.gate(s + drawn.W_a.t()[a[:, 0]])
     assert rows < 100 or gates.max() - gates.min() > 0.5
 
 
@@ -64,7 +68,8 @@ def test_other_laws_are_left_to_torch() -> None:
     assert dream_compiled.moves(Rotation(4)) is None
     own = LinearWithWalls(5)
     own.g = nn.Sequential(nn.Linear(2, 1))
-    assert dream_compiled.moves(own) is None
+    for other in (own, LinearWithWalls(5, state_size=3), LinearWithWalls(5, hidden=30)):
+        assert dream_compiled.moves(other) is None
 
 
 @pytest.mark.parametrize("n", [2, 3])
@@ -89,7 +94,7 @@ def test_actions_that_there_are_not() -> None:
     assert moved is not None
     for action in (5, -1, 10**12):
         with pytest.raises(IndexError):
-            moved(torch.zeros(3, 2), torch.full((3,), action))
+            moved(torch.zeros(3, 2), torch.full((3, 1), action))
         with pytest.raises(IndexError):
             MODEL.transition.rollout(torch.zeros(3, 2), torch.zeros(3, 2), torch.full((3, 2), action))
 
@@ -97,7 +102,7 @@ def test_actions_that_there_are_not() -> None:
 def test_a_law_may_be_replaced() -> None:
     """By weights that lie elsewhere; and each law has its own loops."""
     law, other = copy.deepcopy(MODEL.transition), copy.deepcopy(MODEL.transition)
-    s, a = torch.randn(9, 2, generator=draws(2)), torch.randint(4, (9,), generator=draws(3))
+    s, a = torch.randn(9, 2, generator=draws(2)), torch.randint(4, (9, 1), generator=draws(3))
     before = dream_compiled.moves(law)(s, a)[1]  # type: ignore[misc]
     for parameter in law.parameters():
         parameter.data = torch.zeros_like(parameter)
