@@ -1,8 +1,8 @@
 """The loops of a dream's step, compiled for one core of a CPU where no gradient is wanted; torch elsewhere computes the same.
 
-`moves` stands in for `LinearWithWalls.rollout`, `judged` for the end of `DreamVectorEnv._move`, `distance` for `Nearby.distance`, `apart`
-for the search of `SpatialMemory.distinct`, `begin` for `Episodes.begin`: what they compute is told there. Each is some ten operations of
-torch, of which most take longer to start than to do.
+`moves` stands in for `LinearWithWalls.rollout`, `judged` for the end of `DreamVectorEnv._move`, `distance` for `Nearby.distance`, `nearest`
+for `neighbours.search_all`, `apart` for the search of `SpatialMemory.distinct`, `begin` for `Episodes.begin`: what they compute is told
+there. Each is some ten operations of torch, of which most take longer to start than to do.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from gtmsm_env.types import Tolerance
 
 # All of fastmath but what takes infinities for impossible: places and goals that a row lacks are nowhere.
 compiled = njit(cache=True, error_model="numpy", fastmath={"contract", "reassoc", "arcp", "nsz", "afn"})
+exact = njit(cache=True, error_model="numpy")  # to the last bit what torch computes
+inlined = njit(inline="always")  # into loops whose own arrays it is given, which a CPU then need not suspect of overlapping
 
 f = np.float32
 ROWS, LANES = 256, 16  # whose moves are computed at once, by so many numbers in one instruction of the CPU at most
@@ -78,14 +80,10 @@ def _moves_of(law: LinearWithWalls) -> Callable[[Tensor, Tensor], tuple[Tensor, 
 
 @compiled
 def _moves(W_a: Any, scale: Any, W: Any, b: Any, V: Any, c: Any, w: Any, d: Any, s: Any, a: Any, after: Any, u: Any) -> None:
-    """`ROWS` rows at a time, side by side in memory, so that whatever is done for one is done for all of them at once.
-
-    The second layer takes four inputs and gives four outputs at a time: so many weights stay at hand.
-    """
+    """`ROWS` rows at a time, side by side in memory, so that whatever is done for one is done for all of them at once."""
     hidden, steps = len(b), a.shape[1]
     place, to, first = np.zeros((2, ROWS), f), np.zeros((2, ROWS), f), np.empty((hidden, ROWS), f)
-    y0, y1, y2, y3 = np.empty((4, ROWS), f)
-    g = np.empty(ROWS, f)
+    second, g = np.empty((4, ROWS), f), np.empty(ROWS, f)
     for begin in range(0, len(s), ROWS):
         rows = min(ROWS, len(s) - begin)
         width = (rows + LANES - 1) // LANES * LANES
@@ -105,23 +103,10 @@ def _moves(W_a: Any, scale: Any, W: Any, b: Any, V: Any, c: Any, w: Any, d: Any,
             for r in range(width):
                 g[r] = d[0]
             for j in range(0, hidden, 4):
-                b0, b1, b2, b3 = c[j], c[j + 1], c[j + 2], c[j + 3]
-                for r in range(width):
-                    y0[r], y1[r], y2[r], y3[r] = b0, b1, b2, b3
-                for k in range(0, hidden, 4):
-                    p0, p1, p2, p3 = V[j, k], V[j, k + 1], V[j, k + 2], V[j, k + 3]
-                    q0, q1, q2, q3 = V[j + 1, k], V[j + 1, k + 1], V[j + 1, k + 2], V[j + 1, k + 3]
-                    v0, v1, v2, v3 = V[j + 2, k], V[j + 2, k + 1], V[j + 2, k + 2], V[j + 2, k + 3]
-                    w0, w1, w2, w3 = V[j + 3, k], V[j + 3, k + 1], V[j + 3, k + 2], V[j + 3, k + 3]
-                    for r in range(width):
-                        x0, x1, x2, x3 = first[k, r], first[k + 1, r], first[k + 2, r], first[k + 3, r]
-                        y0[r] += p0 * x0 + p1 * x1 + p2 * x2 + p3 * x3
-                        y1[r] += q0 * x0 + q1 * x1 + q2 * x2 + q3 * x3
-                        y2[r] += v0 * x0 + v1 * x1 + v2 * x2 + v3 * x3
-                        y3[r] += w0 * x0 + w1 * x1 + w2 * x2 + w3 * x3
+                four(V, c, j, first, second, width)
                 p0, p1, p2, p3 = w[j], w[j + 1], w[j + 2], w[j + 3]
                 for r in range(width):
-                    g[r] += p0 * silu(y0[r]) + p1 * silu(y1[r]) + p2 * silu(y2[r]) + p3 * silu(y3[r])
+                    g[r] += p0 * silu(second[0, r]) + p1 * silu(second[1, r]) + p2 * silu(second[2, r]) + p3 * silu(second[3, r])
             for r in range(width):
                 g[r] = f(1) / (f(1) + f(math.exp(-g[r])))
             for r in range(rows):
@@ -129,6 +114,29 @@ def _moves(W_a: Any, scale: Any, W: Any, b: Any, V: Any, c: Any, w: Any, d: Any,
                     moved = g[r] * W_a[i, a[begin + r, t]]
                     place[i, r] += moved
                     u[begin + r, t, i], after[begin + r, t, i] = moved, place[i, r]
+
+
+@inlined
+def four(weight: Any, bias: Any, j: Any, x: Any, y: Any, width: Any) -> None:
+    """Outputs j to j + 3 of a linear layer (m, n), of four inputs at a time, so that their weights stay at hand.
+
+    x (n, at least width) -> y (4, at least width)
+    """
+    y0, y1, y2, y3 = y[0], y[1], y[2], y[3]
+    b0, b1, b2, b3 = bias[j], bias[j + 1], bias[j + 2], bias[j + 3]
+    for r in range(width):
+        y0[r], y1[r], y2[r], y3[r] = b0, b1, b2, b3
+    for k in range(0, weight.shape[1], 4):
+        p0, p1, p2, p3 = weight[j, k], weight[j, k + 1], weight[j, k + 2], weight[j, k + 3]
+        q0, q1, q2, q3 = weight[j + 1, k], weight[j + 1, k + 1], weight[j + 1, k + 2], weight[j + 1, k + 3]
+        v0, v1, v2, v3 = weight[j + 2, k], weight[j + 2, k + 1], weight[j + 2, k + 2], weight[j + 2, k + 3]
+        w0, w1, w2, w3 = weight[j + 3, k], weight[j + 3, k + 1], weight[j + 3, k + 2], weight[j + 3, k + 3]
+        for r in range(width):
+            x0, x1, x2, x3 = x[k, r], x[k + 1, r], x[k + 2, r], x[k + 3, r]
+            y0[r] += p0 * x0 + p1 * x1 + p2 * x2 + p3 * x3
+            y1[r] += q0 * x0 + q1 * x1 + q2 * x2 + q3 * x3
+            y2[r] += v0 * x0 + v1 * x1 + v2 * x2 + v3 * x3
+            y3[r] += w0 * x0 + w1 * x1 + w2 * x2 + w3 * x3
 
 
 def judged(there: Tolerance, horizon: int, goals: Tensor, s: Tensor, steps: Tensor, ended: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -183,6 +191,42 @@ def _distance(places: Any, x: Any, found: Any) -> None:
             least = min(least, bits[p])
         bits[0] = least
         found[i] = math.sqrt(max(square[0], f(1e-20)))
+
+
+def nearest(query: Tensor, keys: Tensor, count: Tensor, k: int) -> Tensor:
+    """query (M, Q, n), keys (M, N, n), of which `count` (M,) are used -> (M, Q, k) int64."""
+    found = torch.empty(*query.shape[:2], k, dtype=torch.int64)
+    if len(keys) > 1 and keys.stride(0) == 0:  # one memory for all
+        query, keys, count = query.flatten(0, 1)[None], keys[:1], count[:1]
+    _nearest(*arrays(query.contiguous(), keys.contiguous(), count.contiguous(), found.view(*query.shape[:2], k)))
+    return found
+
+
+@exact
+def _nearest(query: Any, keys: Any, count: Any, found: Any) -> None:
+    N, n = keys.shape[1:]
+    room = (N + LANES - 1) // LANES * LANES
+    own, square = np.zeros((n, room), f), np.empty(room, f)
+    bits, codes = square.view(np.int32), np.empty(room, np.int64)
+    for m in range(len(keys)):
+        for i in range(N):
+            for d in range(n):
+                own[d, i] = keys[m, i, d]
+        for q in range(query.shape[1]):
+            square[:] = f(0)
+            for d in range(n):
+                x = query[m, q, d]
+                for i in range(room):
+                    square[i] += (x - own[d, i]) * (x - own[d, i])
+            square[count[m] :] = np.inf
+            for i in range(room):  # both in one number, so that the least is the first of those that are nearest
+                codes[i] = np.int64(bits[i]) << 32 | i
+            for j in range(found.shape[2]):
+                least = codes[0]
+                for i in range(room):
+                    least = min(least, codes[i])
+                found[m, q, j] = least & 0xFFFFFFFF
+                codes[found[m, q, j]] = np.iinfo(np.int64).max
 
 
 def apart(keys: Tensor, count: Tensor, radius: float) -> Tensor:

@@ -9,12 +9,12 @@ from importlib.util import find_spec
 from types import ModuleType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @cache
 def compiled_loops(name: str) -> ModuleType | None:
-    """`priors_compiled`, `projection_compiled` or `dream_compiled`, which the extra "labyrinth" brings Numba for; None without it."""
+    """One of our modules of loops, `dream_compiled` for example, which the extra "labyrinth" brings Numba for; None without it."""
     if not find_spec("numba"):
         return None
     try:
@@ -24,9 +24,11 @@ def compiled_loops(name: str) -> ModuleType | None:
         return None
 
 
-def loops_for(name: str, *inputs: Tensor) -> ModuleType | None:
-    """These loops where they stand in for torch: on the CPU, in single precision, and where no gradient is wanted."""
+def loops_for(name: str, *inputs: Tensor, learning: nn.Module | None = None) -> ModuleType | None:
+    """These loops where they stand in for torch: on the CPU, in single precision, and where no gradient is wanted, nor of `learning`."""
     for x in inputs:
         if not x.is_cpu or x.dtype != torch.float32 or (x.requires_grad and torch.is_grad_enabled()):
             return None
+    if learning is not None and torch.is_grad_enabled() and any(parameter.requires_grad for parameter in learning.parameters()):
+        return None  # asked last: to walk through the parameters takes as long as what some loops compute
     return compiled_loops(name)

@@ -19,6 +19,7 @@ from gtmsm_env.checkpoint import CheckpointError, check_keys, load_checkpoint, s
 from gtmsm_env.contacts import Contacts
 from gtmsm_env.floorplan import standing
 from gtmsm_env.landmarks import Inferred, Landmarks
+from gtmsm_env.loops import loops_for
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.neighbours import nearest_before
 from gtmsm_env.networks import ConvDecoder, ConvEncoder, Decoder, Encoder, Network, evenly, frames_to_x, x_to_frames
@@ -509,20 +510,23 @@ class GTMSM(nn.Module):
         flat_s, distance, index = s.reshape(-1, s.shape[-1]), distance.reshape(-1, k), index.reshape(-1, k)
         row = torch.arange(rows, device=s.device).repeat_interleave(len(flat_s) // max(1, rows))
 
-        def held(x: Tensor, index: Tensor, row: Tensor) -> Tensor:
-            own = x.reshape(rows, places, *x.shape[axes + 1 :])
-            return own[row, index] if index.dim() == 1 else own[row[:, None], index]
-
-        frames = x_to_frames(held(memory.values["view"], index[:, 0], row))
+        views, keys = (x.reshape(rows, places, *x.shape[axes + 1 :]) for x in (memory.values["view"], memory.s_mean))
+        frames = x_to_frames(views[row, index[:, 0]])
         if self.views is not None:
-            nearest_s = held(memory.s_mean, index[:, 0], row)
-            others = (~self.views.remembers(nearest_s - flat_s, distance, self.delta)).nonzero().squeeze(-1)
+            nearest = keys[row, index[:, 0]] - flat_s
+            others = (~self.views.remembers(nearest, distance, self.delta)).nonzero().squeeze(-1)
             if len(others):
                 at, who = index[others], row[others]
-                offset = (held(memory.s_mean, at, who) - flat_s[others, None]) @ self.views.A
-                x = self.views.frame(held(memory.values["view"], at, who), offset)
-                frames[others] = x_to_frames(evenly(lambda x: self.decoder(self.encoder(x)[0]), x))
+                offset = (keys[who[:, None], at] - flat_s[others, None]) @ self.views.A
+                frames[others] = x_to_frames(self._reproduced(self.views.frame(views, who, at, offset)))
         return frames.reshape(*s.shape[:-1], *frames.shape[1:])
+
+    def _reproduced(self, x: Tensor) -> Tensor:
+        """The mean of p(x | z) at the mean of q(z | x), of each (N, C, H, W) whatever the others are."""
+        loops = loops_for("networks_compiled", x)
+        if loops and (shown := loops.reproduced(self.encoder, self.decoder, x)) is not None:
+            return shown
+        return evenly(lambda x: self.decoder(self.encoder(x)[0]), x)
 
     @torch.no_grad()
     def locate(self, frame: Tensor, memory: SpatialMemory, k: int = 1) -> Neighbours:

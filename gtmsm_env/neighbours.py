@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gtmsm_env.forest import Forest
+from gtmsm_env.loops import loops_for
 
 LARGE = 4096  # entries from which one memory on the CPU is searched through a tree
 
@@ -75,6 +76,9 @@ def spread(keys: Tensor, entries: int) -> Tensor:
 
 def search_all(query: Tensor, keys: Tensor, count: Tensor, k: int) -> Tensor:
     """Brute force, batched."""
+    if loops := loops_for("dream_compiled", query, keys):
+        found: Tensor = loops.nearest(query, keys, count, k)
+        return found
     square = _square_distance(query[:, :, None], keys[:, None])  # (M, Q, N)
     index = torch.arange(keys.shape[1], device=query.device)
     return _first(square.masked_fill_(index >= count[:, None, None], torch.inf), k)

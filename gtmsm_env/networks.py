@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gtmsm_env.loops import loops_for
+
 
 def frames_to_x(frames: Tensor) -> Tensor:
     """uint8 frames (*B, H, W, C) -> float x (*B, C, H, W) in [0, 1]."""
@@ -55,10 +57,15 @@ class PastedPatches(nn.ConvTranspose2d):
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         size = tuple((side - 1) * self.stride[0] - 2 * int(self.padding[0]) + self.kernel_size[0] for side in x.shape[-2:])
-        patches = (x.flatten(2).mT @ self.weight.flatten(1)).mT
-        pasted = F.fold(patches, size, self.kernel_size[0], padding=int(self.padding[0]), stride=self.stride[0])
+        patches = x.flatten(2).mT @ self.weight.flatten(1)  # (N, places, channels * kernel^2)
         assert self.bias is not None
-        return pasted + self.bias[:, None, None]
+        if x.is_cpu and not torch.is_grad_enabled():
+            patches, bias = patches.float(), self.bias.float()
+            if loops := loops_for("networks_compiled", patches, bias):
+                pasted: Tensor = loops.pasted(patches, bias, size, self.kernel_size[0], self.stride[0], int(self.padding[0]))
+                return pasted.to(x.dtype)
+        folded = F.fold(patches.mT, size, self.kernel_size[0], padding=int(self.padding[0]), stride=self.stride[0])
+        return (folded + self.bias[:, None, None]).to(x.dtype)
 
 
 def mlp(inputs: int, hidden: int, outputs: int) -> Network:

@@ -85,12 +85,12 @@ class ViewsPrior(nn.Module):
         m = self.margin
         return canvas[..., m:-m, m:-m] if m else canvas
 
-    def frame(self, views: Tensor, offset: Tensor) -> Tensor:
-        """The frame that views (B, K, C, H, W) at their offsets (B, K, 2) show: (B, C, H, W)."""
-        loops = loops_for("priors_compiled", views, offset, *self.parameters())
-        if loops and (shown := loops.frames(self, views, offset)) is not None:
+    def frame(self, views: Tensor, row: Tensor, index: Tensor, offset: Tensor) -> Tensor:
+        """The frames (B, C, H, W) that some views (M, P, C, H, W) show: of row[b], those at index (B, K), at offsets (B, K, 2)."""
+        loops = loops_for("priors_compiled", views, offset, learning=self)
+        if loops and (shown := loops.frames(self, views, row, index, offset)) is not None:
             return shown
-        return evenly(lambda *part: self.within(self.canvas(*part)[0]), views, offset)
+        return evenly(lambda *part: self.within(self.canvas(*part)[0]), views[row[:, None], index], offset)
 
     def logit(self, offset: Tensor) -> Tensor:
         """Of gamma, by the offset of the nearest place (*B, 2) in pixels: (*B,)."""

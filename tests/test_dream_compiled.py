@@ -16,6 +16,7 @@ from gtmsm_env.dream import DreamVectorEnv
 from gtmsm_env.episodes import Nearby
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
+from gtmsm_env.neighbours import search_all
 from gtmsm_env.transitions import LinearWithWalls, Rotation
 from gtmsm_env.types import Belief, Tolerance
 
@@ -86,6 +87,22 @@ def test_the_nearest_place(n: int, shared: bool, places: int, monkeypatch: pytes
     found = nearby.distance(x)
     monkeypatch.setattr(loops, "compiled_loops", lambda name: None)
     torch.testing.assert_close(found, nearby.distance(x))
+
+
+@pytest.mark.parametrize("n", [2, 4])
+@pytest.mark.parametrize(("memories", "queries", "keys", "k"), [(3, 5, 20, 4), (6, 1, 7, 7), (1, 0, 5, 2), (0, 3, 5, 2), (4, 2, 100, 1)])
+def test_the_nearest_keys(n: int, memories: int, queries: int, keys: int, k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the last bit, so that equal ones are in the order of their index, those that are not used last; of one memory for all too."""
+    x = torch.randint(4, (memories, queries, n), generator=draws(7)) / 3 + 0.1
+    known = torch.randint(4, (memories, keys, n), generator=draws(8)) / 3
+    count = torch.randint(k // 2, keys + 1, (memories,), generator=draws(9))
+    asked = [(x, known, count)]
+    if memories:
+        asked.append((x, known[:1].expand(memories, -1, -1), count[:1].expand(memories)))
+    found = [search_all(*each, k) for each in asked]
+    monkeypatch.setattr(loops, "compiled_loops", lambda name: None)
+    for each, these in zip(asked, found, strict=True):
+        assert torch.equal(these, search_all(*each, k))
 
 
 def test_actions_that_there_are_not() -> None:

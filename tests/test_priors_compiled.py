@@ -22,6 +22,11 @@ def draws(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def all_of(views: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows (B,) and indices (B, K) that read views (B, K, ...) as they are."""
+    return torch.arange(len(views)), torch.arange(views.shape[1]).expand(len(views), -1)
+
+
 def drawn_prior(channels: int, side: int, margin: int, K: int) -> ViewsPrior:
     prior = ViewsPrior((channels, side, side), 4, K=K, margin=margin, hidden=8).requires_grad_(False)
     for parameter in (prior.log_width, prior.log_falloff, prior.log_reach, prior.log_floor, prior.log_smooth):
@@ -37,7 +42,7 @@ def test_views_are_laid_and_filled_as_by_torch(channels: int, side: int, margin:
     views = torch.rand(rows, K, channels, side, side, generator=draws(1))
     offset = side * torch.randn(rows, K, 2, generator=draws(2)) * torch.logspace(-2, 1, max(rows, 1))[:rows, None, None]
     expected = prior.within(prior.canvas(views, offset)[0])
-    found = priors_compiled.frames(prior, views, offset)
+    found = priors_compiled.frames(prior, views, *all_of(views), offset)
     assert found is not None
     torch.testing.assert_close(found, expected, atol=2e-3, rtol=0)  # half a grey level: frames that views cover are not filled
     assert rows < 40 or (found - expected).abs().mean() < 2e-4
@@ -49,7 +54,7 @@ def test_a_frame_that_is_bare_in_one_corner_is_filled() -> None:
     views, offset = torch.rand(1, 1, 3, 8, 8, generator=draws(3)), torch.tensor([[[3.0, 3.0]]])
     blended = prior.within(prior.blend(views, offset)[0])
     expected = prior.within(prior.canvas(views, offset)[0])
-    found = priors_compiled.frames(prior, views, offset)
+    found = priors_compiled.frames(prior, views, *all_of(views), offset)
     assert found is not None
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
     assert (blended - expected).abs().max() > 0.02
@@ -59,8 +64,8 @@ def test_other_frames_are_left_to_torch() -> None:
     for shape, margin in (((3, 8, 6), 8), ((3, 5, 5), 3)):
         prior = ViewsPrior(shape, 4, K=2, margin=margin)
         views, offset = torch.rand(2, 2, *shape, generator=draws(4)), torch.zeros(2, 2, 2)
-        assert priors_compiled.frames(prior, views, offset) is None
-        assert prior.frame(views, offset).shape == (2, *shape)
+        assert priors_compiled.frames(prior, views, *all_of(views), offset) is None
+        assert prior.frame(views, *all_of(views), offset).shape == (2, *shape)
 
 
 def test_a_dream_shows_the_same_frames_without_loops(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +85,10 @@ def test_frames_do_not_depend_on_those_beside_them(monkeypatch: pytest.MonkeyPat
             monkeypatch.setattr(loops, "compiled_loops", lambda name: None)
         prior = drawn_prior(3, 8, 8, 8)
         views, offset = torch.rand(21, 8, 3, 8, 8, generator=draws(6)), 4 * torch.randn(21, 8, 2, generator=draws(7))
-        together = prior.frame(views, offset)
-        assert prior.frame(views[:0], offset[:0]).shape == (0, 3, 8, 8)
-        alone = torch.cat([prior.frame(views[row, None], offset[row, None]) for row in range(21)])
+        row, index = all_of(views)
+        together = prior.frame(views, row, index, offset)
+        assert prior.frame(views, row[:0], index[:0], offset[:0]).shape == (0, 3, 8, 8)
+        alone = torch.cat([prior.frame(views, row[i, None], index[i, None], offset[i, None]) for i in range(21)])
         assert torch.equal(together, alone)
+        shared = prior.frame(views[:1].expand(21, -1, -1, -1, -1), row, index, offset)
+        assert torch.equal(shared, prior.frame(views[:1].repeat(21, 1, 1, 1, 1), row, index, offset))

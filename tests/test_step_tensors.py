@@ -259,5 +259,5 @@ def counted(model: GTMSM, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
     if model.views is not None:
         frame: Callable[..., Tensor] = model.views.frame
-        monkeypatch.setattr(model.views, "frame", lambda views, offset: calls.append(len(views)) or frame(views, offset))
+        monkeypatch.setattr(model.views, "frame", lambda views, row, *given: calls.append(len(row)) or frame(views, row, *given))
     return calls
