@@ -129,7 +129,7 @@ class BeliefWrapper(gym.Wrapper[Observation, Any, Observation, Any], RecordConst
         self.observation_space = shown_space(env.observation_space, self.model, observation)  # type: ignore[assignment]
         self.walk_steps, self.episodes_per_walk = walk_steps, episodes_per_walk
         self._goals = "goal" in env.observation_space.spaces
-        alone = SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.DISABLED)
+        alone = SyncVectorEnv([partial(_itself, env)], autoreset_mode=AutoresetMode.DISABLED)
         self._ahead = WorldsAhead(alone, self.model, walk_steps, partial(keeping_places, self.model), self._goals)
         self._generator: np.random.Generator | None = None
         self._left = self._paid = 0
@@ -176,6 +176,10 @@ class BeliefWrapper(gym.Wrapper[Observation, Any, Observation, Any], RecordConst
     def _shown(self, observation: Observation) -> Observation:
         own = entries(self.model, self._now, self._goal, self._novelty)
         return {name: (own | observation)[name] for name in self.observation_space}  # type: ignore[attr-defined]
+
+
+def _itself(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:  # as wrappers can be pickled that hold it, which a lambda cannot
+    return env
 
 
 def track(

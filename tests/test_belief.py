@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import gymnasium as gym
@@ -51,6 +52,15 @@ def test_the_belief_is_where_the_agent_is() -> None:
         before = info["world_steps"]
         observation, info = env.reset()
         assert info["world_steps"] == before + (63 if episode % 2 else 0)
+
+
+def test_a_wrapped_world_can_be_pickled() -> None:
+    for env, actions in ((scalar(), [0, 3]), (batch(2), [np.array([0, 1]), np.array([3, 3])])):
+        env.reset(seed=0)
+        env.step(actions[0])
+        again = pickle.loads(pickle.dumps(env))
+        assert equal(env.step(actions[1])[0], again.step(actions[1])[0])
+        assert equal(env.reset()[0], again.reset()[0])
 
 
 def test_the_belief_goes_on_where_the_agent_does() -> None:
