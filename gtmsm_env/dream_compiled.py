@@ -46,7 +46,7 @@ def silu(x: Any) -> Any:
 
 
 def moves(law: nn.Module) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
-    """A law as a function of s (N, n) and a (N, T) int64 to s_1..s_T and u_1..u_T (N, T, n), IndexError for no action.
+    """A law as a function of s (N, n) and a (N,) or (N, T) int64 to s_1..s_T and u_1..u_T (N, n) or (N, T, n), IndexError for no action.
 
     None if loops cannot compute it.
     """
@@ -68,21 +68,24 @@ _prepared: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()  # of each la
 def _moves_of(law: LinearWithWalls) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
     first, _, second, _, last = law.g
     assert isinstance(last, nn.Linear)
-    weights = arrays(*(x.detach() for x in (law.W_a, law.wall_scale, *first.parameters(), *second.parameters(), last.weight[0], last.bias)))
+    given = law.W_a, law.wall_scale, *first.parameters(), *second.parameters(), last.weight[0], last.bias
+    # Where the hidden layer lies decides by a fifth how long the loops take: once and for all where torch puts it.
+    prepared = arrays(*(x.detach() for x in given), torch.empty(len(next(second.parameters())), ROWS))
 
     def moved(s: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
-        after, u = s.new_empty(2, *a.shape, s.shape[1])
-        _moves(*weights, *arrays(s, a, after, u))
+        after, u = s.new_empty(*a.shape, s.shape[1]), s.new_empty(*a.shape, s.shape[1])
+        walks = [x.numpy() if a.dim() == 2 else x.numpy()[:, None] for x in (a, after, u)]
+        _moves(*prepared, s.numpy(), *walks)
         return after, u
 
     return moved
 
 
 @compiled
-def _moves(W_a: Any, scale: Any, W: Any, b: Any, V: Any, c: Any, w: Any, d: Any, s: Any, a: Any, after: Any, u: Any) -> None:
+def _moves(W_a: Any, scale: Any, W: Any, b: Any, V: Any, c: Any, w: Any, d: Any, first: Any, s: Any, a: Any, after: Any, u: Any) -> None:
     """`ROWS` rows at a time, side by side in memory, so that whatever is done for one is done for all of them at once."""
     hidden, steps = len(b), a.shape[1]
-    place, to, first = np.zeros((2, ROWS), f), np.zeros((2, ROWS), f), np.empty((hidden, ROWS), f)
+    place, to = np.zeros((2, ROWS), f), np.zeros((2, ROWS), f)
     second, g = np.empty((4, ROWS), f), np.empty(ROWS, f)
     for begin in range(0, len(s), ROWS):
         rows = min(ROWS, len(s) - begin)

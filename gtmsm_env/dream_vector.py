@@ -439,7 +439,7 @@ class DreamVectorEnv(BatchedRows):
         now = self._episodes
         loops = loops_for("dream_compiled", now.mean)
         if loops and self._stops is None and (moves := loops.moves(self.model.transition)):
-            now.mean, now.displacement = (x[:, 0] for x in moves(now.mean, actions[:, None]))
+            now.mean, now.displacement = moves(now.mean, actions)
         else:
             now.mean, now.displacement = self.model.advance(now.mean, now.displacement, actions, self._stops)
         self._found = None
@@ -474,17 +474,21 @@ class DreamVectorEnv(BatchedRows):
     def _shown(self, rows: Tensor | None = None) -> dict[str, Tensor]:
         """What is observed, of some rows (R,) or all, as fresh tensors."""
         shown: dict[str, Tensor] = {}
-        now, which, memory = self._episodes, slice(None) if rows is None else rows, self._home.memory
+        now, memory = self._episodes, self._home.memory
+
+        def of(x: Tensor) -> Tensor:
+            return x if rows is None else x[rows]
+
         if self._frames:
-            shown["frame"] = self.model.decode(now.mean[which], memory if rows is None else memory[rows])
+            shown["frame"] = self.model.decode(of(now.mean), memory if rows is None else memory[rows])
             if now.frames is not None:
-                shown["goal"] = now.frames[which].clone()
+                shown["goal"] = of(now.frames).clone()
         if self._entries:
             free = None
             if self.model.landmarks is not None:
-                free = self.model.leads(now.mean, now.displacement, self._stops)[which] > WITHIN * self._step_length
-            goal = self._goal[which] if self.task == "goal" else None
-            shown |= told(now.mean[which], goal, self._novelty()[which], free, self._step_length)
+                free = of(self.model.leads(now.mean, now.displacement, self._stops)) > WITHIN * self._step_length
+            goal = of(self._goal) if self.task == "goal" else None
+            shown |= told(of(now.mean), goal, of(self._novelty()), free, self._step_length)
         return shown
 
     @torch.no_grad()
