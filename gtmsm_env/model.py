@@ -22,7 +22,7 @@ from gtmsm_env.landmarks import Inferred, Landmarks
 from gtmsm_env.loops import loops_for
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.neighbours import nearest_before
-from gtmsm_env.networks import ConvDecoder, ConvEncoder, Decoder, Encoder, Network, evenly, frames_to_x, x_to_frames
+from gtmsm_env.networks import ConvDecoder, ConvEncoder, Decoder, Encoder, Network, evenly, frames_to_x, looked_up, x_to_frames
 from gtmsm_env.obstacles import KEPT, Obstacles, axes_of, count_moves, effect, without_moves
 from gtmsm_env.perspective import AT_ONCE, relative
 from gtmsm_env.priors import CombinedPrior, ViewsPrior, mixture_prior, with_views
@@ -511,7 +511,7 @@ class GTMSM(nn.Module):
         row = torch.arange(rows, device=s.device).repeat_interleave(len(flat_s) // max(1, rows))
 
         views, keys = (x.reshape(rows, places, *x.shape[axes + 1 :]) for x in (memory.values["view"], memory.s_mean))
-        frames = x_to_frames(views[row, index[:, 0]])
+        frames = looked_up(views, row, index[:, 0])
         if self.views is not None:
             nearest = keys[row, index[:, 0]] - flat_s
             others = (~self.views.remembers(nearest, distance, self.delta)).nonzero().squeeze(-1)

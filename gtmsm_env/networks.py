@@ -22,6 +22,14 @@ def x_to_frames(x: Tensor) -> Tensor:
     return (x * 255).round().clamp(0, 255).to(torch.uint8).movedim(-3, -1)
 
 
+def looked_up(views: Tensor, row: Tensor, index: Tensor) -> Tensor:
+    """Of some views (M, P, C, H, W) those of row[n] at index[n], (N,) int64 each, as uint8 frames (N, H, W, C)."""
+    if loops := loops_for("networks_compiled", views):
+        frames: Tensor = loops.looked_up(views, row, index)
+        return frames
+    return x_to_frames(views[row, index])
+
+
 PART = 16  # few are asked for at once, and what fills up a part costs as much
 
 

@@ -1,7 +1,8 @@
 """The loops of VAEs, compiled for one core of a CPU where no gradient is wanted; torch elsewhere computes the same.
 
 `reproduced` stands in for encoder and decoder of a few frames, of linear paths and MLPs: what it gives for one does not depend on how many
-others there are, as of torch's products it does. `pasted` stands in for the end of `PastedPatches.forward`.
+others there are, as of torch's products it does. `pasted` stands in for the end of `PastedPatches.forward`, `looked_up` for
+`networks.looked_up`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gtmsm_env.dream_compiled import LANES, arrays, compiled, f, four, silu
+from gtmsm_env.dream_compiled import LANES, arrays, compiled, exact, f, four, silu
 from gtmsm_env.networks import Decoder, Encoder
 
 ROWS = 64  # that are computed at once
@@ -86,3 +87,24 @@ def _pasted(kernel: Any, stride: Any, padding: Any, patches: Any, bias: Any, x: 
                     for j in range(kernel):
                         line[j] += patch[i * kernel + j]
             x[n, c] = canvas[padding : padding + height, padding : padding + width]
+
+
+def looked_up(views: Tensor, row: Tensor, index: Tensor) -> Tensor:
+    """views (M, P, C, H, W), row and index (N,) int64 -> uint8 (N, H, W, C)."""
+    if len(views) > 1 and views.stride(0) == 0:  # one memory for all
+        views, row = views[:1], torch.zeros_like(row)
+    C, H, W = views.shape[2:]
+    frames = torch.empty(len(row), H, W, C, dtype=torch.uint8)
+    _looked_up(*arrays(views.contiguous(), row, index.contiguous(), frames))
+    return frames
+
+
+@exact
+def _looked_up(views: Any, row: Any, index: Any, frames: Any) -> None:
+    H, W, C = frames.shape[1:]
+    for n in range(len(row)):
+        view = views[row[n], index[n]]
+        for y in range(H):
+            for x in range(W):
+                for c in range(C):
+                    frames[n, y, x, c] = min(max(np.rint(view[c, y, x] * f(255)), f(0)), f(255))

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from gtmsm_env.model import GTMSM
-from gtmsm_env.networks import ConvDecoder, ConvEncoder, Decoder, Encoder, PastedPatches
+from gtmsm_env.networks import ConvDecoder, ConvEncoder, Decoder, Encoder, PastedPatches, looked_up
 
 pytest.importorskip("numba")
 
-from gtmsm_env import networks_compiled
+from gtmsm_env import loops, networks_compiled
 
 
 def drawn(z_size: int, hidden: int) -> tuple[Encoder, Decoder]:
@@ -64,3 +64,15 @@ def test_patches_are_pasted_as_by_a_transposed_convolution(half: bool) -> None:
         found = layer.bfloat16()(x.bfloat16()) if half else layer(x)
     assert found.dtype == (torch.bfloat16 if half else torch.float32)
     torch.testing.assert_close(found.float(), expected, atol=0.05 if half else 1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_views_are_looked_up_as_by_torch(shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the last bit, halves and what is no colour included; of one memory for all rows too."""
+    views = torch.randint(-20, 531, (4, 6, 3, 5, 7), generator=torch.Generator().manual_seed(3)) / 510
+    views = views[:1].expand(4, -1, -1, -1, -1) if shared else views
+    row, index = torch.arange(4).repeat_interleave(3), torch.tensor([0, 5, 1] * 4)
+    frames = looked_up(views, row, index)
+    monkeypatch.setattr(loops, "compiled_loops", lambda name: None)
+    assert torch.equal(frames, looked_up(views, row, index))
+    assert looked_up(views, row[:0], index[:0]).shape == (0, 5, 7, 3)
