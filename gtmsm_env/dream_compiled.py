@@ -75,7 +75,7 @@ def _moves_of(law: LinearWithWalls) -> Callable[[Tensor, Tensor], tuple[Tensor, 
     def moved(s: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         after, u = s.new_empty(*a.shape, s.shape[1]), s.new_empty(*a.shape, s.shape[1])
         walks = [x.numpy() if a.dim() == 2 else x.numpy()[:, None] for x in (a, after, u)]
-        _moves(*prepared, s.numpy(), *walks)
+        _moves(*[*prepared, s.numpy(), *walks])
         return after, u
 
     return moved

@@ -104,7 +104,7 @@ def _looked_up(views: Any, row: Any, index: Any, frames: Any) -> None:
     H, W, C = frames.shape[1:]
     for n in range(len(row)):
         view = views[row[n], index[n]]
-        for y in range(H):
-            for x in range(W):
-                for c in range(C):
+        for c in range(C):
+            for y in range(H):
+                for x in range(W):
                     frames[n, y, x, c] = min(max(np.rint(view[c, y, x] * f(255)), f(0)), f(255))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gtmsm_env.dream_compiled import arrays, compiled, f
+from gtmsm_env.dream_compiled import arrays, compiled, f, inlined
 
 if TYPE_CHECKING:
     from gtmsm_env.priors import ViewsPrior
@@ -219,7 +219,7 @@ def _lay(width: Any, falloff: Any, margin: Any, views: Any, index: Any, offset: 
         colour[c] /= share
 
 
-@compiled
+@inlined
 def _blur(weight: Any, bands: Any, begin: Any, end: Any, x: Any, half: Any, blurred: Any) -> None:
     """Along columns and rows, of both those from `begin` to `end`, and turned; `half` is written over."""
     _mix(weight, bands, begin, end, x, blurred)
@@ -245,7 +245,7 @@ def _bands(weight: Any, least: Any) -> Any:
     return bands
 
 
-@compiled
+@inlined
 def _mix(weight: Any, bands: Any, begin: Any, end: Any, x: Any, mixed: Any) -> None:
     """mixed_i = sum_j weight_ij x_j, of rows i and j, four of those and four of these at once: so many weights stay at hand."""
     for i in range(begin, end, PART):
