@@ -437,8 +437,8 @@ class DreamVectorEnv(BatchedRows):
     def _move(self, actions: Tensor, ended: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """All rows by their actions (N,): reward float32, terminated and truncated, (N,) each, all zero of rows that had `ended` (N,)."""
         now = self._episodes
-        loops = loops_for("dream_compiled", now.mean)
-        if loops and self._stops is None and (moves := loops.moves(self.model.transition)):
+        loops, networks = loops_for("dream_compiled", now.mean), loops_for("networks_compiled", now.mean)
+        if networks and self._stops is None and (moves := networks.moves(self.model.transition)):
             now.mean, now.displacement = moves(now.mean, actions)
         else:
             now.mean, now.displacement = self.model.advance(now.mean, now.displacement, actions, self._stops)

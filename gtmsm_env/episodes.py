@@ -11,13 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gtmsm_env.loops import loops_for
+from gtmsm_env.loops import LANES, loops_for
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.neighbours import LARGE
 from gtmsm_env.types import Tolerance, phi
 from gtmsm_env.worlds import SAME, alike
 
-LANES = 16  # numbers that one instruction of a CPU computes with, at most
 NOWHERE = torch.inf  # the coordinates of what fills up a list of places: no state is near
 
 
@@ -46,7 +45,8 @@ class Nearby:
         """To the nearest place (N,), in the model's unit."""
         if self._tree is not None:
             return self._tree.nearest(s, 1)[0].squeeze(-1)
-        if loops := loops_for("dream_compiled", s, self._places):
+        loops = loops_for("dream_compiled", s, self._places)
+        if loops and self._places.shape[1] > 1:  # they take two axes at once
             found: Tensor = loops.distance(self._places, phi(s))
             return found
         return self.square(s).amin(dim=1).clamp(min=1e-20).sqrt()

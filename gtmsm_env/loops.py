@@ -11,6 +11,8 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
+LANES = 16  # numbers that one instruction of a CPU computes with, at most
+
 
 @cache
 def compiled_loops(name: str) -> ModuleType | None:

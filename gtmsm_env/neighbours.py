@@ -76,7 +76,8 @@ def spread(keys: Tensor, entries: int) -> Tensor:
 
 def search_all(query: Tensor, keys: Tensor, count: Tensor, k: int) -> Tensor:
     """Brute force, batched."""
-    if loops := loops_for("dream_compiled", query, keys):
+    loops = loops_for("dream_compiled", query, keys)
+    if loops and len(query) == len(keys) == len(count) and k <= keys.shape[1]:
         found: Tensor = loops.nearest(query, keys, count, k)
         return found
     square = _square_distance(query[:, :, None], keys[:, None])  # (M, Q, N)

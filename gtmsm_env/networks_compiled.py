@@ -1,22 +1,142 @@
-"""The loops of VAEs, compiled for one core of a CPU where no gradient is wanted; torch elsewhere computes the same.
+"""The loops of small networks and of VAEs, compiled for one core of a CPU where no gradient is wanted; torch elsewhere computes the same.
 
-`reproduced` stands in for encoder and decoder of a few frames, of linear paths and MLPs: what it gives for one does not depend on how many
-others there are, as of torch's products it does. `pasted` stands in for the end of `PastedPatches.forward`, `looked_up` for
-`networks.looked_up`.
+`moves` stands in for `LinearWithWalls.rollout`. `reproduced` stands in for encoder and decoder of a few frames, of linear paths and MLPs:
+what it gives for one does not depend on how many others there are, as of torch's products it does. `pasted` stands in for the end of
+`PastedPatches.forward`, `looked_up` for `networks.looked_up`.
+
+All loops that call `silu` or `four` are in this file, as Numba compiles loops anew only where their own file has changed.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gtmsm_env.dream_compiled import LANES, arrays, compiled, exact, f, four, silu
+from gtmsm_env.dream_compiled import arrays, compiled, exact, f, inlined
+from gtmsm_env.loops import LANES
 from gtmsm_env.networks import Decoder, Encoder
+from gtmsm_env.transitions import LinearWithWalls
 
-ROWS = 64  # that are computed at once
+MOVED, ROWS = 256, 64  # rows whose moves are computed at once, and frames that are reproduced at once
+GATE = [nn.Linear, nn.SiLU, nn.Linear, nn.SiLU, nn.Linear]
+
+
+@compiled
+def silu(x: Any) -> Any:
+    """x (1 + tanh(x / 2)) / 2, of which tanh is a quotient of polynomials, to 1e-6."""
+    y = min(max(f(0.5) * x, f(-7.9)), f(7.9))
+    s = y * y
+    p = f(-8.60467152213735e-11) + s * (f(2.00018790482477e-13) + s * f(-2.76076847742355e-16))
+    p = f(4.89352455891786e-03) + s * (f(6.37261928875436e-04) + s * (f(1.48572235717979e-05) + s * (f(5.12229709037114e-08) + s * p)))
+    q = f(4.89352518554385e-03) + s * (f(2.26843463243900e-03) + s * (f(1.18534705686654e-04) + s * f(1.19825839466702e-06)))
+    return f(0.5) * x * (f(1) + y * p / q)
+
+
+@inlined
+def four(weight: Any, bias: Any, j: Any, x: Any, y: Any, width: Any) -> None:
+    """Outputs j to j + 3 of a linear layer (m, n), of four inputs at a time, so that their weights stay at hand.
+
+    x (n, at least width) -> y (4, at least width)
+    """
+    y0, y1, y2, y3 = y[0], y[1], y[2], y[3]
+    b0, b1, b2, b3 = bias[j], bias[j + 1], bias[j + 2], bias[j + 3]
+    for r in range(width):
+        y0[r], y1[r], y2[r], y3[r] = b0, b1, b2, b3
+    for k in range(0, weight.shape[1], 4):
+        p0, p1, p2, p3 = weight[j, k], weight[j, k + 1], weight[j, k + 2], weight[j, k + 3]
+        q0, q1, q2, q3 = weight[j + 1, k], weight[j + 1, k + 1], weight[j + 1, k + 2], weight[j + 1, k + 3]
+        v0, v1, v2, v3 = weight[j + 2, k], weight[j + 2, k + 1], weight[j + 2, k + 2], weight[j + 2, k + 3]
+        w0, w1, w2, w3 = weight[j + 3, k], weight[j + 3, k + 1], weight[j + 3, k + 2], weight[j + 3, k + 3]
+        for r in range(width):
+            x0, x1, x2, x3 = x[k, r], x[k + 1, r], x[k + 2, r], x[k + 3, r]
+            y0[r] += p0 * x0 + p1 * x1 + p2 * x2 + p3 * x3
+            y1[r] += q0 * x0 + q1 * x1 + q2 * x2 + q3 * x3
+            y2[r] += v0 * x0 + v1 * x1 + v2 * x2 + v3 * x3
+            y3[r] += w0 * x0 + w1 * x1 + w2 * x2 + w3 * x3
+
+
+def moves(law: nn.Module) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
+    """A law as a function of s (N, n) and a (N,) or (N, T) int64 to s_1..s_T and u_1..u_T (N, n) or (N, T, n), IndexError for no action.
+
+    None if loops cannot compute it.
+    """
+    g, weights, where, moved = _prepared.get(law, (None, (), None, None))
+    same = g and g is law._modules["g"] and weights[0] is law._parameters["W_a"] and weights[1] is law._buffers["wall_scale"]
+    if same and law.walls and [x.data_ptr() for x in weights] == where:
+        return moved  # weights that change in place are seen
+    if not isinstance(law, LinearWithWalls) or not law.walls or [type(layer) for layer in law.g] != GATE:  # somebody's own walls
+        return None
+    weights, h = (law.W_a, law.wall_scale, *law.g.parameters()), len(next(law.g.parameters()))
+    shapes = [(2, law.W_a.shape[1]), (2,), (h, 2), (h,), (h, h), (h,), (1, h), (1,)]
+    if [tuple(x.shape) for x in weights] != shapes or h % 4 or any(x.dtype != torch.float32 for x in weights):
+        return None
+    moved = _moves_of(law)
+    _prepared[law] = law.g, weights, [x.data_ptr() for x in weights], moved
+    return moved
+
+
+_prepared: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()  # of each law g, its weights, where they lie, and the function
+
+
+def _moves_of(law: LinearWithWalls) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    first, _, second, _, last = law.g
+    assert isinstance(last, nn.Linear)
+    given = law.W_a, law.wall_scale, *first.parameters(), *second.parameters(), last.weight[0], last.bias
+    # The hidden layer stays where torch puts it: laid anew in each call it lies where loading it takes longer at times. As loops hold the
+    # interpreter's lock, no two threads use it at once.
+    prepared = arrays(*(x.detach() for x in given), torch.empty(len(next(second.parameters())), MOVED))
+
+    def moved(s: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+        after, u = s.new_empty(*a.shape, s.shape[1]), s.new_empty(*a.shape, s.shape[1])
+        walks = [x.numpy() if a.dim() == 2 else x.numpy()[:, None] for x in (a, after, u)]
+        _moves(*[*prepared, s.numpy(), *walks])
+        return after, u
+
+    return moved
+
+
+@compiled
+def _moves(W_a: Any, scale: Any, W: Any, b: Any, V: Any, c: Any, w: Any, d: Any, first: Any, s: Any, a: Any, after: Any, u: Any) -> None:
+    """`MOVED` rows at a time, side by side in memory, so that whatever is done for one is done for all of them at once."""
+    hidden, steps = len(b), a.shape[1]
+    place, to = np.zeros((2, MOVED), f), np.zeros((2, MOVED), f)
+    second, g = np.empty((4, MOVED), f), np.empty(MOVED, f)
+    for begin in range(0, len(s), MOVED):
+        rows = min(MOVED, len(s) - begin)
+        width = (rows + LANES - 1) // LANES * LANES
+        for r in range(rows):
+            place[0, r], place[1, r] = s[begin + r]
+        for t in range(steps):
+            for r in range(rows):
+                action = a[begin + r, t]
+                if not 0 <= action < W_a.shape[1]:
+                    raise IndexError("An action is none of the law's.")
+                to[0, r] = (place[0, r] + W_a[0, action]) / scale[0]
+                to[1, r] = (place[1, r] + W_a[1, action]) / scale[1]
+            for k in range(hidden):
+                p, q, bias = W[k, 0], W[k, 1], b[k]
+                for r in range(width):
+                    first[k, r] = silu(bias + p * to[0, r] + q * to[1, r])
+            for r in range(width):
+                g[r] = d[0]
+            for j in range(0, hidden, 4):
+                four(V, c, j, first, second, width)
+                p0, p1, p2, p3 = w[j], w[j + 1], w[j + 2], w[j + 3]
+                for r in range(width):
+                    g[r] += p0 * silu(second[0, r]) + p1 * silu(second[1, r]) + p2 * silu(second[2, r]) + p3 * silu(second[3, r])
+            for r in range(width):
+                g[r] = f(1) / (f(1) + f(math.exp(-g[r])))
+            for r in range(rows):
+                for i in range(2):
+                    moved = g[r] * W_a[i, a[begin + r, t]]
+                    place[i, r] += moved
+                    u[begin + r, t, i], after[begin + r, t, i] = moved, place[i, r]
 
 
 def reproduced(encoder: nn.Module, decoder: nn.Module, x: Tensor) -> Tensor | None:
@@ -26,13 +146,15 @@ def reproduced(encoder: nn.Module, decoder: nn.Module, x: Tensor) -> Tensor | No
     z_size = encoder.linear.out_features
     weights = [[p.detach() for net in (part.linear, part.mlp) for p in net.parameters()] for part in (encoder, decoder)]
     weights[0][-2:] = [p[:z_size] for p in weights[0][-2:]]  # means alone
-    if any(len(p) % 4 or p.shape[-1] % 4 or p.dtype != torch.float32 for part in weights for p in part):
+    if any(len(part) != 8 for part in weights) or any(
+        len(p) % 4 or p.shape[-1] % 4 or p.dtype != torch.float32 for part in weights for p in part
+    ):
         return None
-    shown = torch.empty_like(x)
-    z = x.new_empty(len(x), z_size)
-    for part, given, found in zip(weights, (x.flatten(1), z), (z, shown.flatten(1)), strict=True):
+    x_flat, z = x.flatten(1).contiguous(), x.new_empty(len(x), z_size)
+    shown = torch.empty_like(x_flat)
+    for part, given, found in zip(weights, (x_flat, z), (z, shown), strict=True):
         _both(*arrays(*part, given, found))
-    return shown
+    return shown.view(x.shape)
 
 
 @compiled
@@ -103,6 +225,8 @@ def looked_up(views: Tensor, row: Tensor, index: Tensor) -> Tensor:
 def _looked_up(views: Any, row: Any, index: Any, frames: Any) -> None:
     H, W, C = frames.shape[1:]
     for n in range(len(row)):
+        if not (0 <= row[n] < len(views) and 0 <= index[n] < views.shape[1]):
+            raise IndexError("A view is none of those that there are.")
         view = views[row[n], index[n]]
         for c in range(C):
             for y in range(H):

@@ -87,7 +87,7 @@ class ViewsPrior(nn.Module):
 
     def frame(self, views: Tensor, row: Tensor, index: Tensor, offset: Tensor) -> Tensor:
         """The frames (B, C, H, W) that some views (M, P, C, H, W) show: of row[b], those at index (B, K), at offsets (B, K, 2)."""
-        loops = loops_for("priors_compiled", views, offset, learning=self)
+        loops = loops_for("priors_compiled", views, offset, self.log_width, learning=self)
         if loops and (shown := loops.frames(self, views, row, index, offset)) is not None:
             return shown
         return evenly(lambda *part: self.within(self.canvas(*part)[0]), views[row[:, None], index], offset)

@@ -63,6 +63,8 @@ def _frames(
     waiting, count = np.empty(TOGETHER, np.int64), 0  # frames that are to be filled
     near, even = _bands(reach, f(1e-6)), _bands(smooth, f(1e-4))  # small shares tell where nothing else does, but even nothing out
     for b in range(len(row)):
+        if not (0 <= row[b] < len(views) and 0 <= index[b].min() and index[b].max() < views.shape[1]):
+            raise IndexError("A view is none of those that there are.")
         _lay(width, falloff, margin, views[row[b]], index[b], offset[b], around, laid, colour)
         barest = f(0)
         for y in range(S):

@@ -67,7 +67,7 @@ class LinearWithWalls(nn.Module):
             return s[..., None, :] + moves.cumsum(dim=-2), moves
         if a.shape[-1] == 0:
             return s.new_empty(*a.shape, s.shape[-1]), s.new_empty(*a.shape, s.shape[-1])
-        loops = loops_for("dream_compiled", s, self.W_a, learning=self) if stops is None else None
+        loops = loops_for("networks_compiled", s, self.W_a, learning=self) if stops is None else None
         if loops and (moved := loops.moves(self)):
             start = s.expand(*a.shape[:-1], s.shape[-1]).reshape(-1, s.shape[-1])
             walked: tuple[Tensor, Tensor] = moved(start.contiguous(), a.reshape(-1, a.shape[-1]).contiguous())

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from gtmsm_env import loops
 from gtmsm_env.data import walk
@@ -17,7 +16,6 @@ from gtmsm_env.episodes import Nearby
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
 from gtmsm_env.neighbours import search_all
-from gtmsm_env.transitions import LinearWithWalls, Rotation
 from gtmsm_env.types import Belief, Tolerance
 
 pytest.importorskip("numba")
@@ -38,42 +36,7 @@ def belief() -> Belief:
     return walk(gym.make_vec("GTMSM-ImageNavigation-v0", num_envs=7), MODEL, 64, np.random.default_rng(0), 0)
 
 
-@pytest.mark.parametrize("steps", [1, 3])
-@pytest.mark.parametrize("rows", [0, 1, 5, 100, 600])
-def test_moves_are_those_of_equation_4(rows: int, steps: int) -> None:
-    """Of the law that ships, and of one whose walls are anywhere."""
-    drawn = LinearWithWalls(5).requires_grad_(False)
-    for parameter in drawn.parameters():
-        nn.init.normal_(parameter, std=0.5, generator=draws(1))
-    drawn.wall_scale.copy_(torch.tensor([0.3, 2.0]))
-    s, a = torch.randn(rows, 2, generator=draws(2)), torch.randint(5, (rows, steps), generator=draws(3))
-    for law in (MODEL.transition, drawn):
-        moved = dream_compiled.moves(law)
-        assert moved is not None
-        if law is drawn:  # by a training that goes on while it is dreamed of
-            for parameter in law.parameters():
-                parameter.mul_(1.1)
-        now = s
-        with torch.no_grad():
-            for step, found in enumerate(zip(*(x.unbind(dim=1) for x in moved(s, a)), strict=True)):
-                torch.testing.assert_close(found, law(now, torch.zeros_like(now), a[:, step]), atol=5e-6, rtol=1e-5)
-                now = found[0]
-    gates = drawn.gate(s + drawn.W_a.t()[a[:, 0]])
-    assert rows < 100 or gates.max() - gates.min() > 0.5
-
-
-def test_other_laws_are_left_to_torch() -> None:
-    free = LinearWithWalls(5)
-    free.walls = False
-    assert dream_compiled.moves(free) is None
-    assert dream_compiled.moves(Rotation(4)) is None
-    own = LinearWithWalls(5)
-    own.g = nn.Sequential(nn.Linear(2, 1))
-    for other in (own, LinearWithWalls(5, state_size=3), LinearWithWalls(5, hidden=30)):
-        assert dream_compiled.moves(other) is None
-
-
-@pytest.mark.parametrize("n", [2, 3])
+@pytest.mark.parametrize("n", [1, 2, 3])
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("places", [1, 3, 40])
 def test_the_nearest_place(n: int, shared: bool, places: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,38 +61,32 @@ def test_the_nearest_keys(n: int, memories: int, queries: int, keys: int, k: int
     count = torch.randint(k // 2, keys + 1, (memories,), generator=draws(9))
     asked = [(x, known, count)]
     if memories:
-        asked.append((x, known[:1].expand(memories, -1, -1), count[:1].expand(memories)))
+        shared = known[:1].expand(memories, -1, -1)
+        asked += [(x, shared, count[:1].expand(memories)), (x, shared, count)]
     found = [search_all(*each, k) for each in asked]
     monkeypatch.setattr(loops, "compiled_loops", lambda name: None)
     for each, these in zip(asked, found, strict=True):
         assert torch.equal(these, search_all(*each, k))
 
 
-def test_actions_that_there_are_not() -> None:
-    """As torch does, loops look nothing up beyond the law."""
-    moved = dream_compiled.moves(MODEL.transition)
-    assert moved is not None
-    for action in (5, -1, 10**12):
-        with pytest.raises(IndexError):
-            moved(torch.zeros(3, 2), torch.full((3, 1), action))
-        with pytest.raises(IndexError):
-            MODEL.transition.rollout(torch.zeros(3, 2), torch.zeros(3, 2), torch.full((3, 2), action))
+@pytest.mark.parametrize("k", [1, 3])
+def test_a_state_that_is_no_number_is_somewhere(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And changes nothing for the others; those that are infinite are far."""
+    x, known = torch.randn(4, 2, 2, generator=draws(7)), torch.randn(4, 5, 2, generator=draws(8))
+    x[1, 0, 0], x[2, 1], known[3, 2] = torch.nan, torch.inf, torch.inf
+    count = torch.tensor([5, 4, 3, 5])
+    found = search_all(x, known, count, k)
+    assert found.min() >= 0
+    assert found.max() < 5
+    monkeypatch.setattr(loops, "compiled_loops", lambda name: None)
+    same = found == search_all(x, known, count, k)
+    assert same.sum() >= same.numel() - k
+    assert same[[0, 2, 3]].all()
 
 
-def test_a_law_may_be_replaced() -> None:
-    """By weights that lie elsewhere; and each law has its own loops."""
-    law, other = copy.deepcopy(MODEL.transition), copy.deepcopy(MODEL.transition)
-    s, a = torch.randn(9, 2, generator=draws(2)), torch.randint(4, (9, 1), generator=draws(3))
-    before = dream_compiled.moves(law)(s, a)[1]  # type: ignore[misc]
-    for parameter in law.parameters():
-        parameter.data = torch.zeros_like(parameter)
-    assert not dream_compiled.moves(law)(s, a)[1].any()  # type: ignore[misc]
-    assert torch.equal(dream_compiled.moves(other)(s, a)[1], before)  # type: ignore[misc]
-    other.walls = False
-    assert dream_compiled.moves(other) is None
-    other.walls, other.g = True, nn.Sequential(nn.Linear(2, 1))
-    assert dream_compiled.moves(other) is None
-    assert before.any()
+def test_more_than_there_is_cannot_be_near() -> None:
+    with pytest.raises(RuntimeError):
+        search_all(torch.zeros(1, 1, 2), torch.zeros(1, 5, 2), torch.tensor([5]), 6)
 
 
 def test_a_rollout_broadcasts_and_has_gradients_where_they_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,19 @@ def test_views_are_laid_and_filled_as_by_torch(channels: int, side: int, margin:
     assert rows < 40 or (found - expected).abs().mean() < 2e-4
 
 
+@pytest.mark.parametrize("smooth", [0, 1, 2])
+def test_any_of_some_views_are_laid(smooth: int) -> None:
+    """Of memories that hold more than is asked for, in any order; and what is filled is evened out as often as the prior says."""
+    prior = drawn_prior(3, 8, 8, 5)
+    prior.log_smooth = torch.nn.Parameter(prior.log_smooth[:smooth], requires_grad=False)
+    views, offset = torch.rand(4, 9, 3, 8, 8, generator=draws(1)), 6 * torch.randn(20, 5, 2, generator=draws(2))
+    row, index = torch.randint(4, (20,), generator=draws(3)), torch.randint(9, (20, 5), generator=draws(4))
+    expected = prior.within(prior.canvas(views[row[:, None], index], offset)[0])
+    torch.testing.assert_close(priors_compiled.frames(prior, views, row, index, offset), expected, atol=2e-3, rtol=0)
+    with pytest.raises(IndexError):
+        priors_compiled.frames(prior, views, row, index + 1, offset)
+
+
 def test_a_frame_that_is_bare_in_one_corner_is_filled() -> None:
     """The one view lies three pixels off along both axes: what is right at its edges is wrong in the corner unless that is filled."""
     prior = drawn_prior(3, 8, 8, 1)
