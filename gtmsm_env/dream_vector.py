@@ -92,7 +92,7 @@ class DreamVectorEnv(BatchedRows):
         limits = {"num_envs": num_envs, "horizon": horizon, "max_episode_steps": max_episode_steps, "episodes_per_walk": episodes_per_walk}
         for name, limit in limits.items():
             if limit is not None and limit < 1:
-                raise ValueError(f"{name} must be at least 1, or None for no limit, got {limit}")
+                raise ValueError(f"{name} must be at least 1{', or None for no limit' * (name != 'num_envs')}, got {limit}")
         for name, value, allowed in (
             ("start", start, ("walk_end", "remembered")),
             ("render_mode", render_mode, (None, "rgb_array")),
@@ -385,6 +385,8 @@ class DreamVectorEnv(BatchedRows):
         """
         if self.autoreset_mode == AutoresetMode.DISABLED:
             raise ValueError("step_tensors begins rows again by mask: make the dream with autoreset_mode 'NextStep' or 'SameStep'.")
+        if not isinstance(actions, Tensor):
+            raise ValueError(f"step_tensors takes a tensor of actions, one a row; given {type(actions)}: `step` takes NumPy's.")
         if actions.shape != (self.num_envs,) or actions.dtype != torch.int64 or actions.device != self._device:
             raise ValueError(
                 f"step_tensors takes one action a row, int64 of shape ({self.num_envs},) on {self._device}; given {actions.dtype} of shape "

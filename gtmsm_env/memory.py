@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,6 +24,17 @@ from gtmsm_env.neighbours import LARGE, nearest, spread
 from gtmsm_env.types import Neighbours, phi
 
 POLICIES = ("oldest", "redundant")
+
+
+class Fingerprinted(Protocol):
+    """A model, which says whose a memory is."""
+
+    def fingerprint(self) -> str: ...
+
+
+def fingerprint(model: str | Fingerprinted) -> str:
+    """Of a model, or as it was given."""
+    return model if isinstance(model, str) else model.fingerprint()
 
 
 @dataclass
@@ -370,15 +381,15 @@ class SpatialMemory:
 
     # ---------------------------------------------------------------- disk
 
-    def save(self, path: str | Path, model: str) -> None:
-        """Write the memory as safetensors and JSON, atomically. `model` is the fingerprint of the model that wrote it."""
+    def save(self, path: str | Path, model: str | Fingerprinted) -> None:
+        """Write the memory as safetensors and JSON, atomically. `model` is the model that wrote it, or its fingerprint."""
         keep = len(self)
         axis = len(self.batch_shape)
         tensors = {name: x.narrow(axis, 0, keep).detach() for name, x in self._named().items()} | {"count": self.count}
         tensors |= {f"facts.{name}": fact.detach() for name, fact in self.facts.items()}
-        save_checkpoint(path, tensors, {"kind": "memory", "model": model})
+        save_checkpoint(path, tensors, {"kind": "memory", "model": fingerprint(model)})
 
-    def append(self, path: str | Path, model: str) -> None:
+    def append(self, path: str | Path, model: str | Fingerprinted) -> None:
         """Add to what `append` wrote before what has been written to this memory since: no more is written, but now and then all of it.
 
         For one memory on the CPU that is large. A write that is interrupted leaves the file as it was.
@@ -388,7 +399,7 @@ class SpatialMemory:
             raise ValueError(f"One memory on the CPU is appended to a file; this is {self!r} on {self.count.device}: use `save`.")
         used = len(self)
         rows = {name: x.detach()[:used] for name, x in self._named().items()}
-        config = {"kind": "memory", "model": model}
+        config = {"kind": "memory", "model": fingerprint(model)}
         if not append_rows(path, rows, config):
             grown = self._copy(used + used // 2)
             tensors = grown._named() | {"count": grown.count} | {f"facts.{name}": fact for name, fact in grown.facts.items()}
@@ -399,8 +410,8 @@ class SpatialMemory:
         return {"s_mean": self.s_mean, "s_variance": self.s_variance} | {f"values.{k}": v for k, v in self.values.items()}
 
     @classmethod
-    def load(cls, path: str | Path, model: str | None = None, mapped: bool = False) -> SpatialMemory:
-        """Read a memory. Raises CheckpointError if the file is not one, or was written by another model than `model`.
+    def load(cls, path: str | Path, model: str | Fingerprinted | None = None, mapped: bool = False) -> SpatialMemory:
+        """Read a memory. Raises CheckpointError if the file is not one, or was written by another model than `model`, which None lets pass.
 
         mapped: leave what it holds in the file until it is read. What is written goes to memory alone, until `append`.
         """
@@ -408,9 +419,10 @@ class SpatialMemory:
         needed = {"s_mean", "s_variance", "count", "values.z_mean", "values.z_variance"}
         check_keys(tensors, needed | {name for name in tensors if name.startswith(("values.", "facts."))}, str(path))
         check_keys(config.keys() - {"rows"}, {"kind", "model"}, str(path))
-        if model is not None and config["model"] != model:
+        if model is not None and config["model"] != fingerprint(model):
             raise CheckpointError(
-                f"A memory can only be read by the model that wrote it: {path} was written by model {config['model']}, given {model}. "
+                f"A memory can only be read by the model that wrote it: {path} was written by model {config['model']}, given "
+                f"{fingerprint(model)}. "
                 "Load that model, or walk the world again with this one."
             )
         values, facts = (

@@ -463,11 +463,20 @@ class GTMSM(nn.Module):
 
         `prior` and `decode` do this themselves; whoever decodes many times from one memory does it once.
         """
+        self.check_sizes(memory)
         if "view" in memory.values and (self.projected is None or "clearance" in memory.facts):  # which memories saved before it lack
             return memory
         if self.projected is not None:
             return self.projected.recall(memory)
         return memory if self.views is None else with_views(self._distinct(memory), self.decoder)
+
+    def check_sizes(self, memory: SpatialMemory) -> None:
+        """Refuses a memory of states or encodings of other sizes, which another model wrote. Raises ValueError."""
+        n, d = self.transition.W_a.shape[0], self.config["z_size"]
+        if (memory.s_mean.shape[-1], memory.values["z_mean"].shape[-1] if "z_mean" in memory.values else d) != (n, d):
+            raise ValueError(
+                f"A memory is read by the model that wrote it, here of states of {n} and encodings of {d} numbers; given {memory}."
+            )
 
     def prior(self, s: Tensor, memory: SpatialMemory) -> GaussianMixture:
         """p(z | s, M): s (*B, *Q, n) in a memory of batch shape (*B,) -> a mixture of shape (*B, *Q)."""
@@ -570,8 +579,9 @@ class GTMSM(nn.Module):
 
     def _check_actions(self, actions: Tensor, batch: torch.Size, sequences: bool = False) -> None:
         """Refuses what is no action, which indexing would take for another: -1 for the last, bytes for a mask."""
-        if actions.dtype != torch.int64:
-            raise ValueError(f"An action is an integer, 0 to {self.num_actions - 1}, as int64; given {actions.dtype}.")
+        if not isinstance(actions, Tensor) or actions.dtype != torch.int64:
+            given = actions.dtype if isinstance(actions, Tensor) else type(actions)
+            raise ValueError(f"Actions are a tensor of integers from 0 to {self.num_actions - 1}, as int64; given {given}.")
         if actions.shape[: len(batch)] != batch or (actions.dim() > len(batch)) != sequences:
             what = "sequences of actions" if sequences else "one action"
             raise ValueError(f"Each belief takes {what}: beliefs are {tuple(batch)}, given actions of shape {tuple(actions.shape)}.")
@@ -739,6 +749,8 @@ class GTMSM(nn.Module):
             tensors, config = load_checkpoint(PRETRAINED / path if str(path) in shipped() else path, kind="model")
         except CheckpointError as error:
             if isinstance(error.__cause__, FileNotFoundError):
+                if Path(path).with_name("training.json").exists():
+                    raise CheckpointError(f"{path} is there once its training has ended: go on with it, --resume.") from error
                 raise CheckpointError(f"{error} The models that ship are {shipped()}; any other is named by its path.") from error
             raise
         try:

@@ -116,7 +116,7 @@ def _moves(W_a: Any, scale: Any, W: Any, b: Any, V: Any, c: Any, w: Any, d: Any,
             for r in range(rows):
                 action = a[begin + r, t]
                 if not 0 <= action < W_a.shape[1]:
-                    raise IndexError("An action is none of the law's.")
+                    raise IndexError("An action is an integer from 0 on, smaller than the number of actions; one of those given is not.")
                 to[0, r] = (place[0, r] + W_a[0, action]) / scale[0]
                 to[1, r] = (place[1, r] + W_a[1, action]) / scale[1]
             for k in range(hidden):

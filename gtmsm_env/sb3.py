@@ -36,7 +36,8 @@ class DreamVecEnv(VecEnv):
         mode = envs.metadata.get("autoreset_mode")
         if mode != AutoresetMode.SAME_STEP:
             raise ValueError(
-                f"Stable-Baselines3 resets in the step that ends an episode: make {envs} with autoreset_mode='SameStep', not {mode}."
+                "Stable-Baselines3 takes many rows, which begin again in the step that ends an episode: gymnasium.make_vec(..., "
+                f"autoreset_mode='SameStep'); given {envs} with {mode}."
             )
         self.envs = envs
         super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)

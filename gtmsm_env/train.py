@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from importlib.metadata import version
 from itertools import accumulate
 from pathlib import Path
@@ -141,6 +142,7 @@ def train(args: argparse.Namespace) -> int:
             "Give a multiple, or leave it out: one each."
         )
     learned = experiment(args.world, args.size, args.images, args.seed, args.displacements)
+    import_module("torch.utils.tensorboard")  # refused now if losses cannot be written down later
     parallel.first(lambda: check_writable(args.json, output))
     path = output / "training"
     begun = parallel.first(path.with_suffix(".json").exists)
@@ -254,7 +256,8 @@ def fit(trainer: Trainer, path: Path, what: dict[str, Any], seconds: float, mome
                     save(trainer, optimizer, path, what, time.process_time() - spent)
                     saved = time.monotonic()
                 if writes and stop:
-                    progress.write(f"Stopped; the checkpoint {path} is written. Continue with --resume.")
+                    progress.close()  # or it would be drawn below once more
+                    print(f"Stopped; the checkpoint {path} is written. Continue with --resume.", flush=True)
                 if stop:
                     raise KeyboardInterrupt
             trainer.stage, trainer.iteration = trainer.stage + 1, 0

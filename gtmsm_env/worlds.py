@@ -138,16 +138,12 @@ def _rules(world: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_memory(model: GTMSM, memory: SpatialMemory) -> None:
-    """Refuses a memory that the model cannot dream of: too small, or of states or encodings of another size. Raises ValueError."""
+    """Refuses a memory that the model cannot dream of: too small, or of states or encodings of other sizes. Raises ValueError."""
     fewest = int(memory.count.min()) if memory.count.numel() else 0
     if fewest < model.reads:
         what = "is empty" if fewest == 0 else f"holds {fewest} entries, and the model reads the K = {model.reads} nearest"
         raise ValueError(f"A dream needs the memory of a walk; this one {what}. Walk further; some hundreds of steps are usual.")
-    n, d = model.transition.W_a.shape[0], model.config["z_size"]
-    if (memory.s_mean.shape[-1], memory.values["z_mean"].shape[-1]) != (n, d):
-        raise ValueError(
-            f"A memory is read by the model that wrote it, here of states of {n} and encodings of {d} numbers; given {memory}."
-        )
+    model.check_sizes(memory)
 
 
 def check_given(model: GTMSM, memory: SpatialMemory) -> None:

@@ -421,7 +421,7 @@ def test_frames_that_are_none_where_nothing_is_written() -> None:
 BAD_ACTIONS = [
     pytest.param(torch.tensor([0, 5]), r"one of 0 to 4; given 5\. Number actions", id="too large"),
     pytest.param(torch.tensor([-1, 0]), r"one of 0 to 4; given -1\. Number actions", id="negative"),
-    pytest.param(torch.tensor([0.0, 1.0]), r"an integer, 0 to 4, as int64; given torch\.float32", id="float"),
+    pytest.param(torch.tensor([0.0, 1.0]), r"integers from 0 to 4, as int64; given torch\.float32", id="float"),
     pytest.param(torch.tensor([0.0, math.nan]), r"given torch\.float32", id="NaN"),
     pytest.param(torch.tensor([0, 1], dtype=torch.uint8), r"given torch\.uint8", id="bytes"),
     pytest.param(torch.tensor([True, False]), r"given torch\.bool", id="bool"),
@@ -496,9 +496,9 @@ def test_a_fingerprint_names_the_weights(tmp_path: Path) -> None:
     before = model.fingerprint()
     model.transition.W_a[0, 0] += 1e-3
     assert model.fingerprint() != before
-    small().remember(drawn_walk(2)).memory.save(tmp_path / "memory", small().fingerprint())
+    small().remember(drawn_walk(2)).memory.save(tmp_path / "memory", small())
     with pytest.raises(CheckpointError, match=f"given {model.fingerprint()}. Load that model"):
-        SpatialMemory.load(tmp_path / "memory", model.fingerprint())
+        SpatialMemory.load(tmp_path / "memory", model)
 
 
 def test_models_are_loaded_by_name_or_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -510,6 +510,18 @@ def test_models_are_loaded_by_name_or_path(tmp_path: Path, monkeypatch: pytest.M
     for name in ("forest", str(tmp_path / "forest")):
         with pytest.raises(CheckpointError, match=r"forest\.json cannot be read.*models that ship are \['meadow'\]; any other .* path"):
             GTMSM.load(name)
+    (tmp_path / "training.json").touch()
+    with pytest.raises(CheckpointError, match="once its training has ended: go on with it, --resume"):
+        GTMSM.load(tmp_path / "model")
+
+
+def test_a_memory_of_other_sizes_is_not_decoded() -> None:
+    belief = small().remember(drawn_walk(2))
+    other = GTMSM(small().frame_shape, 5, hidden=8, z_size=7)
+    with pytest.raises(ValueError, match="read by the model that wrote it, here of states of 2 and encodings of 7 numbers"):
+        other.decode(belief.mean, belief.memory)
+    with pytest.raises(ValueError, match="tensor of integers from 0 to 4, as int64; given <class 'list'>"):
+        small().imagine(belief, [[0, 1], [1, 1]])  # type: ignore[arg-type]
 
 
 def edit(path: Path, **changes: Any) -> None:

@@ -161,6 +161,10 @@ def test_what_is_refused() -> None:
     for actions in (torch.zeros(6), torch.zeros(5, dtype=torch.int64), torch.zeros(6, 1, dtype=torch.int64)):
         with pytest.raises(ValueError, match="one action a row"):
             env.step_tensors(actions)
+    with pytest.raises(ValueError, match=r"tensor of actions, one a row; given <class 'numpy\.ndarray'>"):
+        env.step_tensors(np.zeros(6, np.int64))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"one of \['NextStep', 'SameStep', 'Disabled'\], got 'samestep'"):
+        dreams("samestep")
     with pytest.raises(ValueError, match="autoreset_mode"):
         dreams("Disabled").step_tensors(torch.zeros(6, dtype=torch.int64))
 
