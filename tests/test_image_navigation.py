@@ -525,7 +525,7 @@ class TestErrors:
             ({"crop_size": 32}, "multiple of step_size"),
             ({"step_size": 0}, "multiple of step_size"),
             ({"images": "/no/such/folder"}, "looked for"),
-            ({"autoreset_mode": "sometimes"}, "AutoresetMode"),
+            ({"autoreset_mode": "sometimes"}, "autoreset_mode must be one of"),
         ],
     )
     def test_arguments(self, kwargs: dict[str, Any], message: str) -> None:
