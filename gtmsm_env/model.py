@@ -518,7 +518,6 @@ class GTMSM(nn.Module):
         distance, index = memory.nearest(s, k)  # (*B, *Q, K)
         flat_s, distance, index = s.reshape(-1, s.shape[-1]), distance.reshape(-1, k), index.reshape(-1, k)
         row = torch.arange(rows, device=s.device).repeat_interleave(len(flat_s) // max(1, rows))
-
         views, keys = (x.reshape(rows, places, *x.shape[axes + 1 :]) for x in (memory.values["view"], memory.s_mean))
         frames = looked_up(views, row, index[:, 0])
         if self.views is not None:
