@@ -31,6 +31,11 @@ def arrays(*tensors: Tensor) -> list[Any]:
     return [x.numpy() for x in tensors]
 
 
+def without_copies(views: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
+    """What memories hold (M, ...), and whose a row asks for (N,): where all share one memory, that one, which loops need once."""
+    return (views[:1], torch.zeros_like(row)) if len(views) > 1 and views.stride(0) == 0 else (views, row)
+
+
 def judged(there: Tolerance, horizon: int, goals: Tensor, s: Tensor, steps: Tensor, ended: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Reward, terminated and truncated of rows that have come to s (N, n); steps (N,) are counted in place. `ended` ones stay silent."""
     reward, terminated, truncated = s.new_empty(s.shape[0]), torch.empty_like(ended), torch.empty_like(ended)

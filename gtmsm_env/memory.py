@@ -419,10 +419,10 @@ class SpatialMemory:
         needed = {"s_mean", "s_variance", "count", "values.z_mean", "values.z_variance"}
         check_keys(tensors, needed | {name for name in tensors if name.startswith(("values.", "facts."))}, str(path))
         check_keys(config.keys() - {"rows"}, {"kind", "model"}, str(path))
-        if model is not None and config["model"] != fingerprint(model):
+        given = config["model"] if model is None else fingerprint(model)
+        if config["model"] != given:
             raise CheckpointError(
-                f"A memory can only be read by the model that wrote it: {path} was written by model {config['model']}, given "
-                f"{fingerprint(model)}. "
+                f"A memory can only be read by the model that wrote it: {path} was written by model {config['model']}, given {given}. "
                 "Load that model, or walk the world again with this one."
             )
         values, facts = (

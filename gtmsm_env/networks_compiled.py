@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gtmsm_env.dream_compiled import arrays, compiled, exact, f, inlined
+from gtmsm_env.dream_compiled import arrays, compiled, exact, f, inlined, without_copies
 from gtmsm_env.loops import LANES
 from gtmsm_env.networks import Decoder, Encoder
 from gtmsm_env.transitions import LinearWithWalls
@@ -213,8 +213,7 @@ def _pasted(kernel: Any, stride: Any, padding: Any, patches: Any, bias: Any, x: 
 
 def looked_up(views: Tensor, row: Tensor, index: Tensor) -> Tensor:
     """views (M, P, C, H, W), row and index (N,) int64 -> uint8 (N, H, W, C)."""
-    if len(views) > 1 and views.stride(0) == 0:  # one memory for all
-        views, row = views[:1], torch.zeros_like(row)
+    views, row = without_copies(views, row)
     C, H, W = views.shape[2:]
     frames = torch.empty(len(row), H, W, C, dtype=torch.uint8)
     _looked_up(*arrays(views.contiguous(), row, index.contiguous(), frames))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gtmsm_env.dream_compiled import arrays, compiled, f, inlined
+from gtmsm_env.dream_compiled import arrays, compiled, f, inlined, without_copies
 
 if TYPE_CHECKING:
     from gtmsm_env.priors import ViewsPrior
@@ -29,8 +29,7 @@ def frames(prior: ViewsPrior, views: Tensor, row: Tensor, index: Tensor, offset:
     side = H + 2 * prior.margin
     if H != W or side % PART:
         return None
-    if len(views) > 1 and views.stride(0) == 0:  # one memory for all
-        views, row = views[:1], torch.zeros_like(row)
+    views, row = without_copies(views, row)
     shown = torch.empty(len(row), C, H, W)
     blurs = prior.averages(prior.log_reach, side), prior.log_floor.exp(), prior.averages(prior.log_smooth, side)
     tensors = views.contiguous(), row, index.contiguous(), offset, *blurs, shown

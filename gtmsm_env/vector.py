@@ -41,10 +41,11 @@ class BatchedRows(VectorEnv[Observation, Rows, Any]):
     _ended: Flags  # (N,) its episode is over
 
     def _prepare(self, num_envs: int, autoreset_mode: AutoresetMode | str) -> None:
-        modes = [mode.value for mode in AutoresetMode]
-        if autoreset_mode not in [*AutoresetMode, *modes]:
-            raise ValueError(f"autoreset_mode must be one of {modes}, got {autoreset_mode!r}")
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        try:
+            self.autoreset_mode = AutoresetMode(autoreset_mode)
+        except ValueError as error:
+            modes = [mode.value for mode in AutoresetMode]
+            raise ValueError(f"autoreset_mode must be one of {modes}, got {autoreset_mode!r}") from error
         self.generators = []
         self._ready, self._ended = np.zeros((2, num_envs), np.bool_)
 
