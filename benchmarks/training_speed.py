@@ -83,7 +83,12 @@ class Timed:
 
     @property
     def drawn(self) -> tuple[int, int]:
-        """Sequences of an iteration, and steps of each; single frames are sequences of one step."""
+        """Sequences of a batch, and steps of each; single frames are sequences of one step."""
+        sequences, steps = self._drawn
+        return self.trainer.scale * sequences, steps
+
+    @property
+    def _drawn(self) -> tuple[int, int]:
         stage, first_person = self.stage, isinstance(self.trainer, recipe_labyrinth.LabyrinthTrainer)
         if stage.name == "vae":
             return self.trainer.frames, 1
@@ -114,7 +119,7 @@ class Timed:
         }
 
 
-def begun(name: str, count: int, seed: int, device: str) -> Iterator[Timed]:
+def begun(name: str, count: int, seed: int, device: str, scale: int) -> Iterator[Timed]:
     """Each different stage of a recipe, with the model that ships and a few walks."""
     world, paper = name.removesuffix("-paper"), name.endswith("-paper")
     learned = train.experiment(world, "paper" if paper else "default", "procedural", seed, displacements=False)
@@ -122,7 +127,7 @@ def begun(name: str, count: int, seed: int, device: str) -> Iterator[Timed]:
     walks = train.gather(replace(learned, walks=count, rows=count), "procedural", seed).to(device)
     for number, stage in enumerate(learned.stages):
         if stage not in learned.stages[:number]:
-            trainer = learned.trainer(model.to(device), walks, learned.stages, seed, number, batches=parallel.count())
+            trainer = learned.trainer(model.to(device), walks, learned.stages, seed, number, batches=parallel.count(), scale=scale)
             yield Timed(name, number, trainer, [], {})
 
 
@@ -176,9 +181,9 @@ def parts_timed() -> Iterator[dict[str, float]]:
         yield spent
 
 
-def measure(names: list[str], rounds: int, walks: int, seed: int, device: str) -> list[dict[str, Any]]:
+def measure(names: list[str], rounds: int, walks: int, seed: int, device: str, scale: int) -> list[dict[str, Any]]:
     """Figures of every stage."""
-    everything = [timed for name in names for timed in begun(name, walks, seed, device)]
+    everything = [timed for name in names for timed in begun(name, walks, seed, device, scale)]
     for turn in range(rounds + 1):
         for timed in everything:
             second = iterate(timed)
@@ -197,6 +202,7 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=RECIPES, metavar="NAME", help=f"of {', '.join(RECIPES)}")
     parser.add_argument("--device", default="cpu", metavar="NAME")
     parser.add_argument("--rounds", type=int, default=5, help="iterations of each stage")
+    parser.add_argument("--scale", type=int, default=1, help="as of train")
     parser.add_argument("--walks", type=int, default=24, help="that batches are drawn from")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
@@ -204,7 +210,7 @@ def main() -> None:
     check_writable(args.json)
     torch.set_num_threads(1)
     with parallel.joined(args.device):
-        figures = measure(args.recipes, args.rounds, args.walks, args.seed, args.device)
+        figures = measure(args.recipes, args.rounds, args.walks, args.seed, args.device, args.scale)
         if parallel.rank():
             return
         processes = parallel.count()
@@ -218,7 +224,7 @@ def main() -> None:
     print(table(columns, rows, f"{args.device}, one thread, {processes} process{'es' * (processes > 1)}", digits=1))
     print(table(["processor time, %", *PARTS], [[f["stage"], *f["shares, %"].values()] for f in figures], digits=0))
     if args.json:
-        write_json(args.json, {"device": args.device, "processes": processes, "stages": figures}, args.seed)
+        write_json(args.json, {"device": args.device, "scale": args.scale, "processes": processes, "stages": figures}, args.seed)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from torch import Tensor
 from gtmsm_env import drawing
 from gtmsm_env.belief import Shown, shown_space, told
 from gtmsm_env.episodes import NOWHERE, Episodes, Looks, Nearby, Starts, choose_goals
+from gtmsm_env.graphs import Replayed
 from gtmsm_env.loops import loops_for
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM, Stops
@@ -126,6 +127,7 @@ class DreamVectorEnv(BatchedRows):
         self.show(observation)
 
         self._warned = False  # of a memory that knows of no obstacles
+        self._replayed: tuple[Replayed, list[str]] | None = None
         self._left = np.zeros(num_envs, np.int64)  # episodes that are still to be drawn until another world is walked
         self._paid = np.zeros(num_envs, np.int64)
         self._places = torch.zeros(num_envs, dtype=torch.int64, device=self._device)  # the first of each memory, which are distinct
@@ -201,7 +203,7 @@ class DreamVectorEnv(BatchedRows):
     # ---------------------------------------------------------------- the life of a dream
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_stops": None}  # a function, made of the memory
+        return self.__dict__ | {"_stops": None, "_replayed": None}  # made of the memory, and a function of it
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -230,6 +232,7 @@ class DreamVectorEnv(BatchedRows):
 
     @torch.no_grad()
     def _begin(self, rows: Rows, options: dict[str, Any]) -> None:
+        self._replayed = None  # it reads what may now be replaced
         belief, state, goal = (options.pop(name, None) for name in ("belief", "state", "goal"))
         if options:
             raise ValueError(f"reset options are belief, state, goal and (in a vector) reset_mask, got also {sorted(options)}")
@@ -394,6 +397,18 @@ class DreamVectorEnv(BatchedRows):
             )
         if not self._ready.all():
             raise ResetNeeded("step_tensors needs an episode: call reset first")
+        if self._device.type != "cuda" or self._frames or self._drawing:  # frames take longer to compute than to launch
+            return self._by_mask(actions)
+        if self._replayed is None:
+            self._replayed = self._record(actions)
+        replayed, names = self._replayed
+        self._over, *told = replayed(actions, self._over, *self._episodes.now)
+        *now, reward, terminated, truncated = told[: -len(names)]
+        self._episodes.now, self._found = now, None
+        return dict(zip(names, told[-len(names) :], strict=True)), reward, terminated, truncated
+
+    def _by_mask(self, actions: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
+        """`step_tensors` itself."""
         ended = self._over
         reward, terminated, truncated = self._move(actions, ended)
         over = terminated | truncated
@@ -403,6 +418,21 @@ class DreamVectorEnv(BatchedRows):
             self._restart(ended)
             self._over = over
         return self._shown(), reward, terminated, truncated
+
+    def _record(self, actions: Tensor) -> tuple[Replayed, list[str]]:
+        """`_by_mask` as a function of all that a step changes, to be replayed, and the names of what it shows last."""
+        kept = self._over, self._episodes.now
+        names: list[str] = []
+
+        def step(actions: Tensor, over: Tensor, *now: Tensor) -> list[Tensor]:
+            self._over, self._episodes.now = over, now
+            shown, *told = self._by_mask(actions)
+            names[:] = shown
+            return [self._over, *self._episodes.now, *told, *shown.values()]
+
+        replayed = Replayed(step, actions, self._over, *self._episodes.now)
+        self._over, self._episodes.now = kept
+        return replayed, names
 
     @property
     def spent(self) -> Tensor:

@@ -32,7 +32,7 @@ from gtmsm_env.types import WITHIN, Neighbours, gaussian_log_prob
 
 WORLD, RULES = "GTMSM-ImageNavigation-v0", {"image_size": 32, "crop_size": 8, "step_size": 3}
 WALKS, STEPS = 16384, 512  # what is learned from
-BATCH = 32  # walks an iteration
+BATCH = 32  # walks
 RECALLED = 4096  # walks from which moves and walls are learned: enough, and their encodings fit into memory
 DISPLACED = 0.1  # places; deviation at which an inferred displacement is compared with the true one, where a training is given it
 IMAGINED = 0.1  # deviation at which the views prior's imagined frame is compared with the true one while it learns
@@ -97,7 +97,8 @@ class Trainer:
     stage: int = 0
     iteration: int = 0
     batches: int = 1  # an iteration, shared among processes
-    frames: ClassVar[int] = 512  # that the VAE sees in an iteration
+    scale: int = 1  # how many times as much each holds as suits a CPU
+    frames: ClassVar[int] = 512  # that the VAE sees in a batch
     half: ClassVar[bool] = False  # whether the VAE computes in half precision while it learns
     rough: ClassVar[tuple[str, ...]] = ()  # stages that a GPU computes in bfloat16: where it leaves the gradient as it is
     _encodings: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
@@ -180,9 +181,10 @@ class Trainer:
         self.iteration += 1
         return nats
 
-    def halved(self) -> torch.autocast:
-        """Inside, the VAE computes in half precision, where this recipe does so: twice as fast."""
-        return torch.autocast(self.walks.frames.device.type, torch.bfloat16, enabled=self.half)
+    def halved(self, on_cpu: bool = True) -> torch.autocast:
+        """Inside, networks compute in half precision, where this recipe does so: twice as fast, on a GPU many times."""
+        device = self.walks.frames.device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self.half and (on_cpu or device == "cuda"))
 
     # ---------------------------------------------------------------- objectives
 
@@ -213,7 +215,7 @@ class Trainer:
 
     def vae_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         """The negative ELBO of single frames, with N(0, I) in the place of what the memory expects."""
-        x = frames_to_x(self._crops(rng, self.frames))
+        x = frames_to_x(self._crops(rng, self.frames * self.scale))
         with self.halved():
             mean, variance = (q.float() for q in self.model.encoder(x))
             z = mean + variance.sqrt() * torch.empty_like(mean).normal_(generator=generator)
@@ -224,7 +226,7 @@ class Trainer:
 
     def elbo_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         """The negative ELBO as it stands in section 3.4, with the mixture prior."""
-        rows = torch.from_numpy(rng.integers(len(self.walks), size=BATCH)).to(self.walks.frames.device)
+        rows = torch.from_numpy(rng.integers(len(self.walks), size=BATCH * self.scale)).to(self.walks.frames.device)
         walks = self.walks.batch(rows, stage.tau + stage.ahead)
         elbo = self.model(
             walks.frames, walks.index, walks.actions, stage.tau, lambda s, M: mixture_prior(M.read(s, stage.K), stage.delta), generator
@@ -240,7 +242,7 @@ class Trainer:
         model, views = self.model, self.model.views
         assert views is not None
         device = self.walks.frames.device
-        rows = torch.from_numpy(rng.integers(len(self.walks), size=BATCH)).to(device)
+        rows = torch.from_numpy(rng.integers(len(self.walks), size=BATCH * self.scale)).to(device)
         steps, queries = self.walks.index.shape[1], BATCH // 2
         tau = int(rng.integers(steps // 8, steps // 2 + 1))
         walks = self.walks.batch(rows, min(steps, tau + steps // 2))
@@ -254,7 +256,7 @@ class Trainer:
             at = tau + torch.multinomial(weight, queries, generator=generator)  # (B, Q)
             s, s_variance, mean, variance = (torch.take_along_dim(q, at[..., None], dim=1) for q in (s, s_variance, q_mean, q_variance))
             s = s + s_variance.sqrt() * torch.empty_like(s).normal_(generator=generator)
-            x = frames_to_x(walks.frames[torch.arange(BATCH, device=device)[:, None], walks.index.gather(1, at)])
+            x = frames_to_x(walks.frames[torch.arange(len(rows), device=device)[:, None], walks.index.gather(1, at)])
             z = mean + variance.sqrt() * torch.empty_like(mean).normal_(generator=generator)
             found = places.read(s, views.K + 1)
             coin = torch.rand(at.shape, generator=generator, device=device) < 0.5
@@ -279,7 +281,7 @@ class Trainer:
         obstacles = self.model.obstacles
         assert obstacles is not None
         cells, targets, stops, inside = self._felt()
-        rows = torch.from_numpy(rng.integers(len(cells), size=4 * BATCH)).to(cells.device)
+        rows = torch.from_numpy(rng.integers(len(cells), size=4 * BATCH * self.scale)).to(cells.device)
         steps = cells.shape[1]
         step = torch.arange(steps, device=cells.device)
 
@@ -328,8 +330,8 @@ class Trainer:
         return self._encodings
 
     def _encoded_rows(self, rng: np.random.Generator) -> Tensor:
-        """BATCH of the walks whose encodings are kept."""
-        return torch.from_numpy(rng.integers(min(len(self.walks), RECALLED), size=BATCH)).to(self.walks.frames.device)
+        """A batch of the walks whose encodings are kept."""
+        return torch.from_numpy(rng.integers(min(len(self.walks), RECALLED), size=BATCH * self.scale)).to(self.walks.frames.device)
 
     def _crops(self, rng: np.random.Generator, count: int) -> Tensor:
         """Frames that walks have seen, (count, H, W, C) uint8: a walk, then a step of it."""

@@ -228,10 +228,10 @@ class LabyrinthTrainer(Trainer):
 
     def turns_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         """How unlike frames are to those remembered from nearly their heading, rotated into them: the law by frames alone."""
-        rows = self._here(rng.integers(len(self.walks), size=16))
+        rows = self._here(rng.integers(len(self.walks), size=16 * self.scale))
         views, s = self._views(rows, self.walks.index.shape[1]), self.model.filter(self.walks.actions[rows])[0]
-        at = self._here(rng.integers(1, s.shape[1], size=(16, 8)))
-        row = torch.arange(16, device=at.device)[:, None]
+        at = self._here(rng.integers(1, s.shape[1], size=(len(rows), 8)))
+        row = torch.arange(len(rows), device=at.device)[:, None]
         with torch.no_grad():  # of earlier steps, at most tau, four drawn from the nearest eight
             distance = (phi(s)[row, at][:, :, None] - phi(s)[:, None, : stage.tau]).norm(dim=-1)
             distance = distance.masked_fill(torch.arange(stage.tau, device=at.device) >= at[..., None], torch.inf)
@@ -249,8 +249,8 @@ class LabyrinthTrainer(Trainer):
         """
         model, combined = self.model, self.model.combined
         assert combined is not None
-        rows = self._here(rng.integers(len(self.walks), size=12))
-        at = self._here(rng.integers(stage.tau, self.walks.index.shape[1], size=(12, 8)))
+        rows = self._here(rng.integers(len(self.walks), size=12 * self.scale))
+        at = self._here(rng.integers(stage.tau, self.walks.index.shape[1], size=(len(rows), 8)))
         redrawn, signs = self._another_room(rng)
         states = self._inferred()[rows] * signs
         s, keys = states.take_along_dim(at[..., None], dim=1), states[:, : stage.tau]
@@ -263,7 +263,8 @@ class LabyrinthTrainer(Trainer):
         recalled = replace(found, values={"z_mean": mean[:, 8:].unflatten(1, found.index.shape[1:])})
         mean, variance, x = mean[:, :8], variance[:, :8], x[which[:, :8]]
         z = mean + variance.sqrt() * torch.empty_like(mean).normal_(generator=generator)
-        expected = combined(recalled, s)
+        with self.halved(on_cpu=False):
+            expected = combined(recalled, s)
         with self.halved():
             shown, imagined = model.decoder(torch.stack([z, expected.mean[..., 0, :]])).float()
         kl = gaussian_log_prob(z, mean, variance) - expected.log_prob(z)
@@ -278,8 +279,8 @@ class LabyrinthTrainer(Trainer):
         """
         model, combined, (walks, states, codes) = self.model, self.model.combined, self._resting()
         assert combined is not None
-        rows, steps = self._here(rng.integers(len(walks), size=384)), walks.index.shape[1]
-        first, at = (self._here(rng.integers(count, size=384)) for count in (steps - stage.tau + 1, steps - stage.tau))
+        rows, steps = self._here(rng.integers(len(walks), size=384 * self.scale)), walks.index.shape[1]
+        first, at = (self._here(rng.integers(count, size=len(rows))) for count in (steps - stage.tau + 1, steps - stage.tau))
         at = at + stage.tau * (at >= first)
         room = int(rng.integers(len(ROOMS)))
         redrawn, signs = self._room(*ROOMS[room])
@@ -287,7 +288,8 @@ class LabyrinthTrainer(Trainer):
         s, keys = states[rows, at] * signs, states[rows[:, None], window] * signs
         found = SpatialMemory(keys, keys, {"step": window}).read(s[:, None], combined.K, combined.metric)
         frame, recalled = walks.index[rows, at], walks.index[rows[:, None], found.values["step"][:, 0]]
-        expected = combined(replace(found, values={"z_mean": codes[room, rows[:, None], recalled].float()[:, None]}), s[:, None])
+        with self.halved(on_cpu=False):
+            expected = combined(replace(found, values={"z_mean": codes[room, rows[:, None], recalled].float()[:, None]}), s[:, None])
         mean, variance = expected.mean[:, 0, 0], expected.variance[:, 0, 0]
         with self.halved():
             imagined = model.decoder(mean).float()
@@ -297,11 +299,11 @@ class LabyrinthTrainer(Trainer):
     def stereo_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         """How unlike half of an entry's sources are at the depths that the other half tell: those must be right elsewhere too."""
         projected = self._projected()
-        rows = self._here(rng.integers(min(PLANNED.get(stage.name, len(self.walks)), len(self.walks)), size=4))
+        rows = self._here(rng.integers(min(PLANNED.get(stage.name, len(self.walks)), len(self.walks)), size=4 * self.scale))
         views, s = self._views(rows, stage.tau), self._inferred()[rows, : stage.tau]
-        entries = self._here(rng.integers(stage.tau, size=(4, 8)))
+        entries = self._here(rng.integers(stage.tau, size=(len(rows), 8)))
         sources = projected.sources_of(s, torch.ones_like(s[..., 0], dtype=torch.bool), entries, 2 * projected.sources)
-        row = torch.arange(4, device=rows.device)[:, None]
+        row = torch.arange(len(rows), device=rows.device)[:, None]
         view, pose = (x[row, entries].flatten(0, 1) for x in (views, s))
         seen, judged = (
             (views[row[..., None], x].flatten(0, 1), s[row[..., None], x].flatten(0, 1)) for x in (sources[..., ::2], sources[..., 1::2])
@@ -310,7 +312,7 @@ class LabyrinthTrainer(Trainer):
         if stage.name == "stereo":
             log_p = projected.stereo(features)
         else:
-            told = along(projected.camera, self._planned(stage)[rows].float(), pose.unflatten(0, (4, 8)), projected.stereo.D)
+            told = along(projected.camera, self._planned(stage)[rows].float(), pose.unflatten(0, entries.shape), projected.stereo.D)
             log_p = projected.stereo.again(features, told.flatten(0, 1))
         with torch.no_grad():
             unlike = projected.stereo.unlike(view, pose, *judged)
@@ -355,7 +357,7 @@ class LabyrinthTrainer(Trainer):
         """-log p of what steps of a heedless walker lost, of which half met something: displacements as targets."""
         contacts, met = self.model.contacts, self._meeting()
         assert contacts is not None
-        drawn = [kind[self._here(rng.integers(len(kind), size=96))] for kind in met.steps]
+        drawn = [kind[self._here(rng.integers(len(kind), size=96 * self.scale))] for kind in met.steps]
         row, step = torch.cat(drawn).unbind(dim=1)
         redrawn, signs = self._another_room(rng)
         before, after = (redrawn(met.walks.frames[row, met.walks.index[row, at]]) for at in (step, step + 1))
@@ -464,11 +466,11 @@ class LabyrinthTrainer(Trainer):
         parts = record_walks(world["id"], kwargs, count, steps, seed, displacements=True, policy=walker)
         return concatenate(list(parts)).to(self.walks.frames.device)
 
-    def _asked(self, stage: Stage, rng: np.random.Generator, walks: int = 2, queries: int = 12) -> tuple[Tensor, Tensor, SpatialMemory]:
+    def _asked(self, stage: Stage, rng: np.random.Generator, queries: int = 12) -> tuple[Tensor, Tensor, SpatialMemory]:
         """Frames (R, Q, C, H, W) after the steps remembered, the states there, and the memory that is asked for them."""
         projected = self._projected()
         plans = self._planned(stage)
-        rows = self._here(rng.integers(len(plans), size=walks))
+        rows = self._here(rng.integers(len(plans), size=2 * self.scale))
         at = self._here(np.stack([rng.choice(np.arange(stage.tau, self.walks.index.shape[1]), queries, replace=False) for _ in rows]))
         views, s = self._views(rows, self.walks.index.shape[1]), self._inferred()[rows]
         plan = plans[rows].float() * float(2 ** rng.uniform(-1, 1))  # as much evidence as of shorter and longer walks

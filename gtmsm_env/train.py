@@ -151,7 +151,7 @@ def train(args: argparse.Namespace) -> int:
     open_images(args.images, split="test")  # refused now if it cannot be judged in the end
     model, stages = learned.new_model().to(args.device), learned.stages
     what = {name: getattr(args, name) for name in ("world", "seed", "size", "images")}
-    what |= {"batches": batches, "stages": [asdict(stage) for stage in stages]}
+    what |= {"batches": batches, "scale": args.scale, "stages": [asdict(stage) for stage in stages]}
     stage, iteration, seconds = 0, 0, 0.0
     moments: Moments = {}
     if begun:
@@ -162,13 +162,16 @@ def train(args: argparse.Namespace) -> int:
         if begun and parallel.rank() == 0:
             print(f"Going on in stage {stage + 1} of {len(stages)}, iteration {iteration}; what it learns from is recorded again first.")
         walks = gather(learned, args.images, args.seed).to(args.device)
-        trainer = learned.trainer(model, walks, stages, args.seed, stage, iteration, batches)
+        trainer = learned.trainer(model, walks, stages, args.seed, stage, iteration, batches, args.scale)
         seconds = fit(trainer, path, what, seconds, moments)
     if parallel.rank() > 0:
         return 0
     command = f"python -m gtmsm_env train {args.world} --seed {args.seed} --size {args.size} --images {shlex.quote(args.images)}"
     card = {
-        "command": command + " --displacements" * args.displacements + f" --batches {batches}" * (batches > 1),
+        "command": command
+        + " --displacements" * args.displacements
+        + f" --batches {batches}" * (batches > 1)
+        + f" --scale {args.scale}" * (args.scale > 1),
         "versions": {name: version(name) for name in ("gtmsm-env", "torch", "numpy")} | {"python": platform.python_version()},
         "seconds": round(seconds),
         "walks": {"count": learned.walks + learned.beside, "steps": learned.steps, "split": "train"},

@@ -75,7 +75,8 @@ def test_every_experiment_is_listed_and_taken(command: str, monkeypatch: pytest.
 def test_train_gets_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     received = install(monkeypatch, "train", 3)
     assert main("train image-navigation".split()) == 3
-    assert main("train image-navigation --seed 2 --output a/b --resume --size paper --images zip --device cpu:0 --json f".split()) == 3
+    more = "--seed 2 --output a/b --resume --size paper --images zip --device cpu:0 --scale 4 --json f"
+    assert main(["train", "image-navigation", *more.split()]) == 3
     defaults = {
         "command": "train",
         "world": "image-navigation",
@@ -84,12 +85,22 @@ def test_train_gets_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
         "size": "default",
         "displacements": False,
         "batches": None,
+        "scale": 1,
         "images": "procedural",
         "seed": 0,
         "device": "cpu",
         "json": None,
     }
-    given = {"seed": 2, "output": Path("a/b"), "resume": True, "size": "paper", "images": "zip", "device": "cpu:0", "json": Path("f")}
+    given = {
+        "seed": 2,
+        "output": Path("a/b"),
+        "resume": True,
+        "size": "paper",
+        "images": "zip",
+        "device": "cpu:0",
+        "scale": 4,
+        "json": Path("f"),
+    }
     assert [vars(args) for args in received] == [defaults, defaults | given]
 
 

@@ -231,6 +231,7 @@ def test_the_model_and_its_card(whole: Path) -> None:
         "size": "default",
         "images": "procedural",
         "batches": 1,
+        "scale": 1,
         "walks": {"count": recipe.WALKS, "steps": recipe.STEPS, "split": "train"},
         "stages": [asdict(stage) for stage in tiny("default")],
     }
