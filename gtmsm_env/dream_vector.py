@@ -127,6 +127,7 @@ class DreamVectorEnv(BatchedRows):
         self.show(observation)
 
         self._warned = False  # of a memory that knows of no obstacles
+        self._replays = self._device.type == "cuda" and render_mode is None
         self._replayed: tuple[Replayed, list[str]] | None = None
         self._left = np.zeros(num_envs, np.int64)  # episodes that are still to be drawn until another world is walked
         self._paid = np.zeros(num_envs, np.int64)
@@ -326,7 +327,8 @@ class DreamVectorEnv(BatchedRows):
                 )
             goals = looks.places(entry, s)
             if self._frames:
-                frames = x_to_frames(self._home.memory.values["view"][which[:, None], entry])
+                values, each = self._home.memory.values, (which[:, None], entry)
+                frames = x_to_frames(values["view"][each] if "view" in values else self.model.decoder(values["z_mean"][each]))
         return Starts(mean.expand(shape), displacement.expand(shape), goals, frames)
 
     def _choose_episodes(self, rows: Rows, state: Any, goal: Any) -> None:
@@ -397,7 +399,7 @@ class DreamVectorEnv(BatchedRows):
             )
         if not self._ready.all():
             raise ResetNeeded("step_tensors needs an episode: call reset first")
-        if self._device.type != "cuda" or self._frames or self._drawing:  # frames take longer to compute than to launch
+        if not self._replays:
             return self._by_mask(actions)
         if self._replayed is None:
             self._replayed = self._record(actions)

@@ -245,7 +245,9 @@ class SpatialMemory:
                 f"A query has the memory's batch shape first and its key size last: "
                 f"memory {(*rows.shape[:-1], size)}, query {tuple(query.shape)}."
             )
-        fewest = int(self.count.min()) if self.count.numel() else k
+        # While a CUDA graph is recorded no number is known yet, and the memory was read before.
+        recorded = self.count.is_cuda and torch.cuda.is_current_stream_capturing()
+        fewest = int(self.count.min()) if self.count.numel() and not recorded else k
         if fewest < k and not padded:
             what = "The memory is empty" if fewest == 0 else f"K = {k} neighbours were asked of a memory of {fewest} entries"
             raise ValueError(f"{what}. Walk (or observe) at least {k} steps in the world before reading.")

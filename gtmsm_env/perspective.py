@@ -42,7 +42,9 @@ class Camera(nn.Module):
         self.aside: Tensor  # (W,) how far to the right a column leads for each unit ahead
         self.slope: Tensor  # (H,) how far up a row leads
         self.ground: Tensor  # (H,) the depth at which a row meets floor or ceiling
-        for name, value in {"aside": aside, "slope": slope, "ground": ground}.items():
+        self.compared: Tensor  # (4,) depths at which it is counted how much of one view another covers
+        values = {"aside": aside, "slope": slope, "ground": ground, "compared": torch.tensor([0.6, 1.2, 2.4, 4.0])}
+        for name, value in values.items():
             self.register_buffer(name, value, persistent=False)
 
     def seen_from(self, pose: Tensor, aside: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,7 +115,7 @@ def covering(camera: Camera, poses: Tensor, usable: Tensor, s: Tensor, K: int) -
     poses: (M, N, 3); usable: (M, Q, N) bool, or what broadcasts; s (M, Q, 3). Returns (M, Q, K) int64. No gradient.
     """
     with torch.no_grad():
-        depth = torch.tensor([0.6, 1.2, 2.4, 4.0], device=s.device)[:, None]
+        depth = camera.compared[:, None]
         aside = camera.aside[camera.size // 16 :: camera.size // 8]
         if loops := loops_for("projection_compiled", poses, s):
             return loops.cover(poses, usable, s, aside, camera.aside[-1], depth[:, 0], K)

@@ -119,7 +119,8 @@ def new_model(size: str, seed: int, agent: Agent = WALKING) -> GTMSM:
     world = {"id": agent.world, "kwargs": RULES, "start": "anywhere"}
     shared: dict[str, Any] = {"state_size": 3, "law": agent.law, "sigma_x": 0.05, "world": world}
     if size == "paper":
-        model = GTMSM((32, 32, 3), 8, prior="combined", K=4, learned_metric=True, **shared)
+        hidden = 2048 if agent is WALKING else 1024
+        model = GTMSM((32, 32, 3), 8, prior="combined", K=4, learned_metric=True, hidden=hidden, **shared)
         if agent is WALKING:
             return model
     else:
@@ -263,7 +264,7 @@ class LabyrinthTrainer(Trainer):
         recalled = replace(found, values={"z_mean": mean[:, 8:].unflatten(1, found.index.shape[1:])})
         mean, variance, x = mean[:, :8], variance[:, :8], x[which[:, :8]]
         z = mean + variance.sqrt() * torch.empty_like(mean).normal_(generator=generator)
-        with self.halved(on_cpu=False):
+        with self.halved():
             expected = combined(recalled, s)
         with self.halved():
             shown, imagined = model.decoder(torch.stack([z, expected.mean[..., 0, :]])).float()
@@ -288,7 +289,7 @@ class LabyrinthTrainer(Trainer):
         s, keys = states[rows, at] * signs, states[rows[:, None], window] * signs
         found = SpatialMemory(keys, keys, {"step": window}).read(s[:, None], combined.K, combined.metric)
         frame, recalled = walks.index[rows, at], walks.index[rows[:, None], found.values["step"][:, 0]]
-        with self.halved(on_cpu=False):
+        with self.halved():
             expected = combined(replace(found, values={"z_mean": codes[room, rows[:, None], recalled].float()[:, None]}), s[:, None])
         mean, variance = expected.mean[:, 0, 0], expected.variance[:, 0, 0]
         with self.halved():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -14,7 +15,7 @@ from gymnasium.error import ResetNeeded
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gtmsm_env import loops
+from gtmsm_env import dream_vector, loops
 from gtmsm_env.data import record, walk
 from gtmsm_env.dream import DreamVectorEnv
 from gtmsm_env.episodes import Looks, Nearby, choose_goals, first_alike
@@ -265,3 +266,72 @@ def counted(model: GTMSM, monkeypatch: pytest.MonkeyPatch) -> list[int]:
         frame: Callable[..., Tensor] = model.views.frame
         monkeypatch.setattr(model.views, "frame", lambda views, row, *given: calls.append(len(row)) or frame(views, row, *given))
     return calls
+
+
+# ---------------------------------------------------------------- replayed as one CUDA graph
+
+
+class Called:
+    """What `graphs.Replayed` is, by calling the function anew: three times to begin with, as a graph is recorded. Later calls leave
+    nothing behind but what they return, as a graph knows no attributes.
+    """
+
+    def __init__(self, function: Callable[..., Sequence[Tensor]], *inputs: Tensor) -> None:
+        self.function, self.envs = function, inspect.getclosurevars(function).nonlocals["self"]
+        for _ in range(3):
+            function(*(x.clone() for x in inputs))
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        owners = self.envs, self.envs._episodes
+        before = [dict(vars(owner)) for owner in owners]
+        found = [x.clone() for x in self.function(*(x.clone() for x in inputs))]
+        for owner, attributes in zip(owners, before, strict=True):
+            vars(owner).clear()
+            vars(owner).update(attributes)
+        return found
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
+@pytest.mark.parametrize("shown", ["frame", "state"])
+def test_a_replayed_step_is_the_same_step(mode: str, shown: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step as a function of all that it changes: nothing that it changes is left out, whatever is asked for in between."""
+    monkeypatch.setattr(loops, "compiled_loops", lambda name: None)
+    monkeypatch.setattr(dream_vector, "Replayed", Called)
+    plain, replayed = dreams(mode, observation=shown, novelty=True), dreams(mode, observation=shown, novelty=True)
+    replayed._replays = True
+    for envs in (plain, replayed):
+        envs.reset(seed=5)
+    rng = np.random.default_rng(2)
+    ends = 0
+    for count in range(70):
+        actions = rng.integers(0, 5, 6)
+        if count % 23 == 22:
+            told = [[*envs.step(actions)[:4]] for envs in (plain, replayed)]
+        elif count % 29 == 28:
+            told = [[envs.renew()] for envs in (plain, replayed)]
+        else:
+            told = [[*envs.step_tensors(torch.from_numpy(actions))] for envs in (plain, replayed)]
+            ends += int((told[0][2] | told[0][3]).sum())
+        expected, found = ([*one[0].items(), *enumerate(one[1:])] for one in told)
+        assert len(expected) == len(found)
+        for (name, value), (other, same) in zip(expected, found, strict=True):
+            assert name == other
+            assert np.array_equal(value, same)
+        assert torch.equal(plain.belief.mean, replayed.belief.mean)
+        assert np.array_equal(plain._ended, replayed._ended)
+    assert ends > 20
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("shown", ["frame", "state"])
+def test_a_gpu_says_what_a_cpu_says(shown: Any) -> None:
+    plain, replayed = dreams(observation=shown), dreams(observation=shown, device="cuda")
+    assert replayed._replays
+    for envs in (plain, replayed):
+        envs.reset(seed=5)
+    for actions in torch.randint(5, (40, 6), generator=torch.Generator().manual_seed(0)):
+        expected, *flags = plain.step_tensors(actions)
+        observation, *found = replayed.step_tensors(actions.cuda())
+        for name, value in expected.items():
+            assert torch.allclose(value.float(), observation[name].cpu().float(), atol=1 if value.dtype == torch.uint8 else 1e-4), name
+        assert all(torch.equal(told, other.cpu()) for told, other in zip(flags, found, strict=True))
