@@ -103,22 +103,46 @@ def _moves_of(law: LinearWithWalls) -> Callable[[Tensor, Tensor], tuple[Tensor, 
 
 @compiled
 def _moves(W_a: Any, scale: Any, W: Any, b: Any, V: Any, c: Any, w: Any, d: Any, first: Any, s: Any, a: Any, after: Any, u: Any) -> None:
-    """`MOVED` rows at a time, side by side in memory, so that whatever is done for one is done for all of them at once."""
-    hidden, steps = len(b), a.shape[1]
-    place, to = np.zeros((2, MOVED), f), np.zeros((2, MOVED), f)
+    """`MOVED` rows at a time, side by side in memory, so that whatever is done for one is done for all of them at once.
+
+    Of plans that begin alike, as most of a planner's do, each beginning is walked once: rows share a `lane` until their actions differ.
+    """
+    hidden, steps, actions = len(b), a.shape[1], W_a.shape[1]
+    place, before, to = np.zeros((2, MOVED), f), np.zeros((2, MOVED), f), np.zeros((2, MOVED), f)
     second, g = np.empty((4, MOVED), f), np.empty(MOVED, f)
+    lane, parent, does = np.empty(MOVED, np.int32), np.empty(MOVED, np.int32), np.empty(MOVED, np.int32)  # of rows; of lanes
+    taken = np.empty(MOVED * actions, np.int32)  # which lane goes on from one by an action
     for begin in range(0, len(s), MOVED):
         rows = min(MOVED, len(s) - begin)
-        width = (rows + LANES - 1) // LANES * LANES
+        lanes = 0
         for r in range(rows):
-            place[0, r], place[1, r] = s[begin + r]
+            x, y = s[begin + r]
+            if steps == 1 or r == 0 or x != place[0, lanes - 1] or y != place[1, lanes - 1]:
+                place[0, lanes], place[1, lanes] = x, y
+                lanes += 1
+            lane[r] = lanes - 1
         for t in range(steps):
             for r in range(rows):
-                action = a[begin + r, t]
-                if not 0 <= action < W_a.shape[1]:
+                does[r] = a[begin + r, t]
+                if not 0 <= does[r] < actions:
                     raise IndexError("An action is an integer from 0 on, smaller than the number of actions; one of those given is not.")
-                to[0, r] = (place[0, r] + W_a[0, action]) / scale[0]
-                to[1, r] = (place[1, r] + W_a[1, action]) / scale[1]
+            if lanes < rows:
+                taken[: lanes * actions] = -1
+                before[:, :lanes] = place[:, :lanes]
+                lanes = 0
+                for r in range(rows):
+                    action = does[r]
+                    way = lane[r] * actions + action
+                    new = taken[way] < 0
+                    own = lanes if new else taken[way]
+                    taken[way], parent[own], does[own], lane[r] = own, lane[r], action, own
+                    lanes += new
+                for k in range(lanes):
+                    place[0, k], place[1, k] = before[0, parent[k]], before[1, parent[k]]
+            for k in range(lanes):
+                to[0, k] = (place[0, k] + W_a[0, does[k]]) / scale[0]
+                to[1, k] = (place[1, k] + W_a[1, does[k]]) / scale[1]
+            width = (lanes + LANES - 1) // LANES * LANES
             for k in range(hidden):
                 p, q, bias = W[k, 0], W[k, 1], b[k]
                 for r in range(width):
@@ -132,11 +156,13 @@ def _moves(W_a: Any, scale: Any, W: Any, b: Any, V: Any, c: Any, w: Any, d: Any,
                     g[r] += p0 * silu(second[0, r]) + p1 * silu(second[1, r]) + p2 * silu(second[2, r]) + p3 * silu(second[3, r])
             for r in range(width):
                 g[r] = f(1) / (f(1) + f(math.exp(-g[r])))
+            for k in range(lanes):
+                for i in range(2):
+                    to[i, k] = g[k] * W_a[i, does[k]]
+                    place[i, k] += to[i, k]
             for r in range(rows):
                 for i in range(2):
-                    moved = g[r] * W_a[i, a[begin + r, t]]
-                    place[i, r] += moved
-                    u[begin + r, t, i], after[begin + r, t, i] = moved, place[i, r]
+                    u[begin + r, t, i], after[begin + r, t, i] = to[i, lane[r]], place[i, lane[r]]
 
 
 def reproduced(encoder: nn.Module, decoder: nn.Module, x: Tensor) -> Tensor | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from gtmsm_env.loops import loops_for
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.types import WITHIN, Belief, Tolerance
 from gtmsm_env.worlds import alike
@@ -75,6 +76,9 @@ def reach(goals: Tensor, step_length: float, there: Tolerance | None = None, tur
     there = there or Tolerance(WITHIN * step_length)
 
     def returns(states: Tensor) -> Tensor:
+        if loops := loops_for("planning_compiled", goals, states):
+            found: Tensor = loops.returns(goals, states, step_length, there, turn)
+            return found
         at, goal = states[..., None, :], goals[:, None, None]  # (B, C, T, 1, n), (B, 1, 1, G, n)
         step = torch.arange(1, states.shape[-2] + 1, device=states.device)
         arrival = torch.where(there(at, goal).any(dim=-1), step, torch.inf).amin(dim=-1)
@@ -186,11 +190,15 @@ def draw(probability: Tensor, count: int, generator: torch.Generator) -> Tensor:
     shape = (len(probability), count, probability.shape[1])
     number, new = (torch.rand(shape, generator=generator, device=probability.device) for _ in range(2))
     hold = torch.rand(*shape[:2], 1, generator=generator, device=probability.device)
+    edges = probability.cumsum(dim=-1)
+    if loops := loops_for("planning_compiled", edges):
+        actions: Tensor = loops.drawn(edges, number, new, hold)
+        return actions
     step = torch.arange(shape[2], device=probability.device)
     since = torch.where(new >= hold, step, 0).cummax(dim=-1).values  # when the number in use was drawn
     number = number.gather(-1, since)
     action = torch.zeros_like(since)
-    for edge in probability.cumsum(dim=-1)[..., :-1].unbind(dim=-1):  # few, and a sum over them would be slow
+    for edge in edges[..., :-1].unbind(dim=-1):  # few, and a sum over them would be slow
         action += number >= edge[:, None]
     return action
 

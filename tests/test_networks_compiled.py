@@ -47,6 +47,22 @@ def test_moves_are_those_of_equation_4(rows: int, steps: int) -> None:
     assert rows < 100 or gates.max() - gates.min() > 0.5
 
 
+def test_plans_that_begin_alike_are_walked_once() -> None:
+    """To the last bit as each alone; from several starts, some of them the same, and until all differ."""
+    moved = networks_compiled.moves(MODEL.transition)
+    assert moved is not None
+    starts = torch.randn(4, 2, generator=draws(0)).repeat_interleave(torch.tensor([150, 1, 200, 249]), dim=0)
+    plans = torch.randint(5, (600, 5), generator=draws(1))
+    plans[300:310] = plans[300]
+    found = moved(starts, plans)
+    alone = [moved(starts[row : row + 1], plans[row : row + 1]) for row in range(600)]
+    for one, each in zip(found, zip(*alone, strict=True), strict=True):
+        assert torch.equal(one, torch.cat(each))
+    plans[420, 2] = 5
+    with pytest.raises(IndexError, match="smaller than the number of actions"):
+        moved(starts, plans)
+
+
 def test_a_move_does_not_depend_on_those_beside_it() -> None:
     moved = networks_compiled.moves(MODEL.transition)
     assert moved is not None
