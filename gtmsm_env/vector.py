@@ -160,9 +160,10 @@ class BatchedRows(VectorEnv[Observation, Rows, Any]):
     def _checked(self, actions: Any) -> Rows:
         array = np.asarray(actions)
         if array.shape != (self.num_envs,) or not np.issubdtype(array.dtype, np.integer):
-            raise ValueError(f"actions must be integers of shape ({self.num_envs},), got {array.dtype} of shape {array.shape}")
+            raise ValueError(f"actions must be integers, one a row, {self.num_envs} in all; got {array.dtype} of shape {array.shape}")
         assert isinstance(self.single_action_space, spaces.Discrete)
         first, last = int(self.single_action_space.start), int(self.single_action_space.start + self.single_action_space.n - 1)
         if array.min() < first or array.max() > last:
-            raise ValueError(f"actions must lie between {first} and {last}, got {array.min()} to {array.max()}")
+            wrong = np.unique(array[(array < first) | (array > last)]).tolist()
+            raise ValueError(f"actions must lie between {first} and {last}, got {wrong[0] if len(wrong) == 1 else wrong}")
         return array.astype(np.int64)
