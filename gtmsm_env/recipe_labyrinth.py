@@ -1,9 +1,10 @@
 """How the labyrinth is learned (section 4.2.2): the law of walking from displacements as targets, then what is seen.
 
 The paper's model learns its VAE with N(0, I) in the place of the memory, then its prior while the VAE rests, then both, by the ELBO and the
-error of the frame imagined, and last the prior once more while the VAE rests. Ours takes that law and VAE as they are and learns to find
-depths, by how alike views are there, to project and blend views, by the error of the frame it imagines, and to feel what stops an agent,
-from displacements. No pose is read but those that the law makes of actions; the camera is told.
+error of the frame imagined, and last the prior once more while the VAE rests; that of turning goes on with this VAE, and then learns its
+prior. Ours takes that law and VAE as they are and learns to find depths, by how alike views are there, to project and blend views, by the
+error of the frame it imagines, and to feel what stops an agent, from displacements. No pose is read but those that the law makes of
+actions; the camera is told.
 """
 
 from __future__ import annotations
@@ -78,9 +79,9 @@ def stages(size: str, agent: Agent = WALKING) -> list[Stage]:
     if agent is ROTATING:
         turns = Stage("turns", 600, {"law": 3e-3}, 60, falling=True, tau=33)
         if size == "paper":
-            vae = Stage("vae", 15000, {"vae": 1e-3}, 100, falling=True)  # that of the walking model, which sees rooms from everywhere
+            vae = Stage("vae", 4000, {"vae": 3e-4}, 100, falling=True)  # that of the walking model, which sees rooms from everywhere
             prior = Stage("prior", 4000, {"prior": 1e-3}, 100, falling=True, tau=33)
-            return [turns, vae, prior, Stage("elbo", 2000, {"vae": 3e-4, "prior": 5e-4}, 250, falling=True, tau=33)]
+            return [turns, vae, prior, Stage("combine", 6000, {"combination": 1e-3}, 100, falling=True, tau=33)]
         views = Stage("views", 4000, {"projection": 2e-3}, 200, falling=True, tau=33)
         return [turns, views, Stage("doubt", 400, {"doubt": 1e-3}, 100, falling=True, tau=33)]
     if size == "paper":
