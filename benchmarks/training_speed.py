@@ -85,7 +85,7 @@ class Timed:
     def drawn(self) -> tuple[int, int]:
         """Sequences of a batch, and steps of each; single frames are sequences of one step."""
         sequences, steps = self._drawn
-        return self.trainer.scale * sequences, steps
+        return (sequences if self.stage.name == "law" else self.trainer.scale * sequences), steps  # which is as large at any scale
 
     @property
     def _drawn(self) -> tuple[int, int]:

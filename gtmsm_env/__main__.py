@@ -47,9 +47,8 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--size", choices=("default", "paper"), default="default", help=f"encodings of our size or the paper's {DEFAULT}")
     train.add_argument("--displacements", action="store_true", help="obstacle-grid: true displacements as targets, not the ELBO")
     train.add_argument("--batches", type=integer(1), metavar="INT", help="an iteration, shared among processes (default: one each)")
-    train.add_argument(
-        "--scale", type=integer(1), default=1, metavar="INT", help=f"times as much in each batch, for as long: for a GPU {DEFAULT}"
-    )
+    larger = f"batches so many times as large, as many of them, but of laws of motion: for a GPU {DEFAULT}"
+    train.add_argument("--scale", type=integer(1), default=1, metavar="INT", help=larger)
     _common(train)
 
     evaluate = _command(

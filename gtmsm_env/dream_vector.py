@@ -191,7 +191,7 @@ class DreamVectorEnv(BatchedRows):
         return [pictures[row] for row in rows]
 
     def _snapshot(self, belief: Belief) -> Generator[bool, None, Belief]:
-        """Finds what a dream holds of a belief: its distinct places, with their views where frames are shown or drawn."""
+        """Finds what a dream holds of a belief: its distinct places, with what frames are made of where these are shown or drawn."""
         views = self._frames or self.render_mode is not None
         memory = yield from finding_places(self.model, belief.memory, views)
         if self.task == "reward":
@@ -204,7 +204,7 @@ class DreamVectorEnv(BatchedRows):
     # ---------------------------------------------------------------- the life of a dream
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_stops": None, "_replayed": None}  # made of the memory, and a function of it
+        return self.__dict__ | {"_stops": None, "_replayed": None}  # a function, made of the memory; a graph of one device
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -387,6 +387,10 @@ class DreamVectorEnv(BatchedRows):
         last observation of an episode is not shown. What is drawn ahead for a row are episodes of its world; a row that
         has begun them all (`spent`) begins the same again until `renew` draws it others. ValueError in mode "Disabled", or for other
         actions than (N,) int64 on the device; ResetNeeded before `reset`.
+
+        On a GPU the first step after a reset, or after `step` or `renew` has begun rows, records a CUDA graph, which waits for the device;
+        later ones replay it. What is changed of this object or of the model's settings (not its weights) is seen by the next recording. A
+        dream that is made with a render_mode records none.
         """
         if self.autoreset_mode == AutoresetMode.DISABLED:
             raise ValueError("step_tensors begins rows again by mask: make the dream with autoreset_mode 'NextStep' or 'SameStep'.")
@@ -404,10 +408,10 @@ class DreamVectorEnv(BatchedRows):
         if self._replayed is None:
             self._replayed = self._record(actions)
         replayed, names = self._replayed
-        self._over, *told = replayed(actions, self._over, *self._episodes.now)
-        *now, reward, terminated, truncated = told[: -len(names)]
-        self._episodes.now, self._found = now, None
-        return dict(zip(names, told[-len(names) :], strict=True)), reward, terminated, truncated
+        reward, terminated, truncated, self._over, *others = replayed(actions, self._over, *self._episodes.now)
+        count = len(self._episodes.now)
+        self._episodes.now, self._found = others[:count], None
+        return dict(zip(names, others[count:], strict=True)), reward, terminated, truncated
 
     def _by_mask(self, actions: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
         """`step_tensors` itself."""
@@ -428,9 +432,9 @@ class DreamVectorEnv(BatchedRows):
 
         def step(actions: Tensor, over: Tensor, *now: Tensor) -> list[Tensor]:
             self._over, self._episodes.now = over, now
-            shown, *told = self._by_mask(actions)
+            shown, *judged = self._by_mask(actions)
             names[:] = shown
-            return [self._over, *self._episodes.now, *told, *shown.values()]
+            return [*judged, self._over, *self._episodes.now, *shown.values()]
 
         replayed = Replayed(step, actions, self._over, *self._episodes.now)
         self._over, self._episodes.now = kept

@@ -70,7 +70,7 @@ class PastedPatches(nn.ConvTranspose2d):
         size = tuple((side - 1) * self.stride[0] - 2 * int(self.padding[0]) + self.kernel_size[0] for side in x.shape[-2:])
         patches = x.flatten(2).mT @ self.weight.flatten(1)  # (N, places, channels * kernel^2)
         assert self.bias is not None
-        if x.is_cpu and x.dtype in (torch.float32, torch.bfloat16) and not torch.is_grad_enabled():
+        if x.dtype in (torch.float32, torch.bfloat16) and not torch.is_grad_enabled():
             patches, bias = patches.float(), self.bias.float()
             if loops := loops_for("networks_compiled", patches, bias):
                 pasted: Tensor = loops.pasted(patches, bias, size, self.kernel_size[0], self.stride[0], int(self.padding[0]))

@@ -123,19 +123,19 @@ def _moves(W_a: Any, scale: Any, W: Any, b: Any, V: Any, c: Any, w: Any, d: Any,
             lane[r] = lanes - 1
         for t in range(steps):
             for r in range(rows):
-                does[r] = a[begin + r, t]
-                if not 0 <= does[r] < actions:
+                action = a[begin + r, t]
+                if not 0 <= action < actions:
                     raise IndexError("An action is an integer from 0 on, smaller than the number of actions; one of those given is not.")
+                does[r] = action
             if lanes < rows:
                 taken[: lanes * actions] = -1
                 before[:, :lanes] = place[:, :lanes]
                 lanes = 0
                 for r in range(rows):
-                    action = does[r]
-                    way = lane[r] * actions + action
+                    way = lane[r] * actions + does[r]
                     new = taken[way] < 0
                     own = lanes if new else taken[way]
-                    taken[way], parent[own], does[own], lane[r] = own, lane[r], action, own
+                    taken[way], parent[own], does[own], lane[r] = own, lane[r], does[r], own
                     lanes += new
                 for k in range(lanes):
                     place[0, k], place[1, k] = before[0, parent[k]], before[1, parent[k]]

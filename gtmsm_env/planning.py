@@ -76,7 +76,7 @@ def reach(goals: Tensor, step_length: float, there: Tolerance | None = None, tur
     there = there or Tolerance(WITHIN * step_length)
 
     def returns(states: Tensor) -> Tensor:
-        if loops := loops_for("planning_compiled", goals, states):
+        if len(goals) == len(states) and (loops := loops_for("planning_compiled", goals, states)):
             found: Tensor = loops.returns(goals, states, step_length, there, turn)
             return found
         at, goal = states[..., None, :], goals[:, None, None]  # (B, C, T, 1, n), (B, 1, 1, G, n)

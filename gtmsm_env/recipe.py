@@ -99,7 +99,7 @@ class Trainer:
     batches: int = 1  # an iteration, shared among processes
     scale: int = 1  # how many times as much each holds as suits a CPU
     frames: ClassVar[int] = 512  # that the VAE sees in a batch
-    half: ClassVar[bool] = False  # whether the VAE computes in half precision while it learns
+    half: ClassVar[bool] = False  # whether the VAE and the combined prior compute in half precision while they learn
     rough: ClassVar[tuple[str, ...]] = ()  # stages that a GPU computes in bfloat16: where it leaves the gradient as it is
     _encodings: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
     _to_places: Tensor | None = field(default=None, repr=False)
@@ -134,7 +134,7 @@ class Trainer:
         for group in groups:
             for parameter in group["params"]:  # type: ignore[attr-defined]
                 parameter.requires_grad_(True)
-        return torch.optim.Adam(groups, fused=self.walks.frames.is_cuda)  # elsewhere as many launches as there are weights
+        return torch.optim.Adam(groups, fused=self.walks.frames.is_cuda)  # one launch, not one a weight
 
     def begin(self) -> None:
         """What a stage needs before its first iteration."""

@@ -267,7 +267,6 @@ class LabyrinthTrainer(Trainer):
         z = mean + variance.sqrt() * torch.empty_like(mean).normal_(generator=generator)
         with self.halved():
             expected = combined(recalled, s)
-        with self.halved():
             shown, imagined = model.decoder(torch.stack([z, expected.mean[..., 0, :]])).float()
         kl = gaussian_log_prob(z, mean, variance) - expected.log_prob(z)
         log_likelihood = gaussian_log_prob(x.flatten(2), shown.flatten(2), x.new_tensor(model.sigma_x**2))

@@ -164,6 +164,6 @@ class BatchedRows(VectorEnv[Observation, Rows, Any]):
         assert isinstance(self.single_action_space, spaces.Discrete)
         first, last = int(self.single_action_space.start), int(self.single_action_space.start + self.single_action_space.n - 1)
         if array.min() < first or array.max() > last:
-            wrong = np.unique(array[(array < first) | (array > last)]).tolist()
-            raise ValueError(f"actions must lie between {first} and {last}, got {wrong[0] if len(wrong) == 1 else wrong}")
+            wrong = np.unique(array[(array < first) | (array > last)])[:8]
+            raise ValueError(f"actions must lie between {first} and {last}, got {', '.join(map(str, wrong))}")
         return array.astype(np.int64)

@@ -158,7 +158,7 @@ def check_given(model: GTMSM, memory: SpatialMemory) -> None:
 
 @torch.no_grad()
 def finding_places(model: GTMSM, memory: SpatialMemory, views: bool = False) -> Generator[bool, None, SpatialMemory]:
-    """The distinct places of a memory, which is all that a dream asks of it; with their decoded views where frames will be shown.
+    """The distinct places of a memory, which is all that a dream asks of it; with the views of frames that will be shown.
 
     Lets others work now and then.
     """

@@ -27,6 +27,8 @@ from gtmsm_env.envs.first_person import COMMANDS, at_goal
 from gtmsm_env.envs.labyrinth_physics import KEPT, PUSH
 from gtmsm_env.floorplan import CELL, CELLS, RADIUS, clearance
 from gtmsm_env.memory import SpatialMemory
+from gtmsm_env.model import GTMSM
+from gtmsm_env.networks import x_to_frames
 from gtmsm_env.perspective import relative
 from gtmsm_env.types import Belief
 from gtmsm_env.worlds import tolerance
@@ -55,6 +57,22 @@ def told(state: Any) -> Any:
     """A state (x, y, heading) as `state` tells it."""
     x, y, heading = np.moveaxis(np.asarray(state, np.float64), -1, 0)
     return np.stack([x / STEP, y / STEP, np.cos(heading), np.sin(heading)], axis=-1)
+
+
+def test_the_papers_model_shows_goals_by_their_encodings() -> None:
+    """It keeps no views."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = GTMSM((32, 32, 3), 8, state_size=3, z_size=16, hidden=32, law="walking", prior="combined", K=4, world=MODEL.world)
+    model.transition.load_state_dict(MODEL.transition.state_dict())
+    envs = dreams(3, model=model.eval().requires_grad_(False), observation="frame")
+    goal = envs.reset(seed=0)[0]["goal"]
+    memory, at = envs.belief.memory, envs._goal
+    assert "view" not in memory.values
+    entry = (memory.s_mean - at[:, None]).norm(dim=-1).argmin(dim=1)
+    z = memory.values["z_mean"][torch.arange(3), entry]
+    assert np.abs(goal.astype(int) - x_to_frames(model.decoder(z)).numpy()).max() <= 1
+    assert len(np.unique(goal)) > 8
 
 
 class Started(gym.Wrapper[Any, Any, Any, Any]):

@@ -58,9 +58,10 @@ def test_plans_that_begin_alike_are_walked_once() -> None:
     alone = [moved(starts[row : row + 1], plans[row : row + 1]) for row in range(600)]
     for one, each in zip(found, zip(*alone, strict=True), strict=True):
         assert torch.equal(one, torch.cat(each))
-    plans[420, 2] = 5
-    with pytest.raises(IndexError, match="smaller than the number of actions"):
-        moved(starts, plans)
+    for wrong in (5, -1, 2**32 + 1):
+        plans[420, 2] = wrong
+        with pytest.raises(IndexError, match="smaller than the number of actions"):
+            moved(starts, plans)
 
 
 def test_a_move_does_not_depend_on_those_beside_it() -> None:

@@ -46,6 +46,11 @@ def test_returns_are_the_same(n: int, plans: tuple[int, ...], monkeypatch: pytes
         assert arrived.any() == (far == 0)
 
 
+def test_goals_that_all_worlds_share() -> None:
+    goals, states = torch.randn(1, 2, 2, generator=draws(0)), torch.randn(3, 4, 5, 2, generator=draws(1))
+    torch.testing.assert_close(reach(goals, 1.0)(states), reach(goals.expand(3, 2, 2), 1.0)(states))
+
+
 def test_what_learns_is_left_to_torch() -> None:
     states = torch.randn(1, 2, 3, 2, requires_grad=True)
     reach(torch.zeros(1, 1, 2), 1.0)(states).sum().backward()

@@ -220,6 +220,28 @@ def test_a_stage_teaches_its_part_and_repeats_its_draws(size: str, agent: Agent,
     assert not same(trained(trainer(seed=1), 3)[0], whole)
 
 
+@pytest.mark.parametrize(("size", "agent", "stage"), EVERY)
+def test_larger_batches(size: str, agent: Agent, stage: Stage, walks: dict[Agent, Walks]) -> None:
+    """Of each draw as many more, and a step of another size; but of the law, which has enough."""
+    drawn: list[int] = []
+
+    class Counted(np.random.Generator):
+        def integers(self, *args: Any, **kwargs: Any) -> Any:
+            numbers = super().integers(*args, **kwargs)
+            drawn.append(np.size(numbers))
+            return numbers
+
+    counts = []
+    for scale in (1, 3):
+        trainer = LabyrinthTrainer(small_model(size, 5, agent), walks[agent], [short(stage)], 0, scale=scale)
+        trained(trainer, 1)
+        drawn.clear()
+        loss = trainer.losses()[stage.name](trainer.stages[0], Counted(np.random.PCG64(0)), torch.Generator().manual_seed(0))
+        assert loss.isfinite()
+        counts.append(max(drawn))
+    assert counts[1] == counts[0] * (1 if stage.name == "law" else 3)
+
+
 @pytest.mark.parametrize(("size", "agent", "stage"), [case for case in EVERY if case.values[2].name != "turns"])
 def test_a_stage_can_lower_its_loss(size: str, agent: Agent, stage: Stage, walks: dict[Agent, Walks]) -> None:
     """On one and the same draw."""

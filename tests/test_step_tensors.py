@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from gymnasium.error import ResetNeeded
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gtmsm_env import dream_vector, loops
+from gtmsm_env import dream_vector, graphs, loops
 from gtmsm_env.data import record, walk
 from gtmsm_env.dream import DreamVectorEnv
 from gtmsm_env.episodes import Looks, Nearby, choose_goals, first_alike
@@ -272,42 +273,51 @@ def counted(model: GTMSM, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 class Called:
-    """What `graphs.Replayed` is, by calling the function anew: three times to begin with, as a graph is recorded. Later calls leave
-    nothing behind but what they return, as a graph knows no attributes.
+    """What `graphs.Replayed` is, by calling the function anew: three times to begin with, as a graph is recorded. As a graph does, later
+    calls read what there was when it was recorded, and leave nothing behind but what they return.
     """
 
     def __init__(self, function: Callable[..., Sequence[Tensor]], *inputs: Tensor) -> None:
-        self.function, self.envs = function, inspect.getclosurevars(function).nonlocals["self"]
+        self.function, envs = function, inspect.getclosurevars(function).nonlocals["self"]
         for _ in range(3):
             function(*(x.clone() for x in inputs))
+        self.owners = envs, envs._episodes
+        self.recorded = [dict(vars(owner)) for owner in self.owners]
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
-        owners = self.envs, self.envs._episodes
-        before = [dict(vars(owner)) for owner in owners]
+        before = [dict(vars(owner)) for owner in self.owners]
+        self.put(self.recorded)
         found = [x.clone() for x in self.function(*(x.clone() for x in inputs))]
-        for owner, attributes in zip(owners, before, strict=True):
-            vars(owner).clear()
-            vars(owner).update(attributes)
+        self.put(before)
         return found
+
+    def put(self, attributes: list[dict[str, Any]]) -> None:
+        for owner, those in zip(self.owners, attributes, strict=True):
+            vars(owner).clear()
+            vars(owner).update(those)
 
 
 @pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
 @pytest.mark.parametrize("shown", ["frame", "state"])
 def test_a_replayed_step_is_the_same_step(mode: str, shown: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The step as a function of all that it changes: nothing that it changes is left out, whatever is asked for in between."""
+    """The step as a function of all that it changes, recorded anew where what it reads has changed: when rows enter other worlds."""
     monkeypatch.setattr(loops, "compiled_loops", lambda name: None)
     monkeypatch.setattr(dream_vector, "Replayed", Called)
-    plain, replayed = dreams(mode, observation=shown, novelty=True), dreams(mode, observation=shown, novelty=True)
+    more: dict[str, Any] = {"model": MODEL, "walk_steps": 32, "episodes_per_walk": 2, "horizon": 5, "start": "remembered"}
+    plain, replayed = (DreamVectorEnv(6, **more, observation=shown, novelty=True, autoreset_mode=mode) for _ in range(2))
     replayed._replays = True
     for envs in (plain, replayed):
         envs.reset(seed=5)
     rng = np.random.default_rng(2)
     ends = 0
-    for count in range(70):
+    for count in range(72):
         actions = rng.integers(0, 5, 6)
         if count % 23 == 22:
             told = [[*envs.step(actions)[:4]] for envs in (plain, replayed)]
         elif count % 29 == 28:
+            mask = np.arange(6) % 2 == 0
+            told = [[envs.reset(options={"reset_mask": mask})[0]] for envs in (plain, replayed)]
+        elif count % 7 == 6:
             told = [[envs.renew()] for envs in (plain, replayed)]
         else:
             told = [[*envs.step_tensors(torch.from_numpy(actions))] for envs in (plain, replayed)]
@@ -320,6 +330,28 @@ def test_a_replayed_step_is_the_same_step(mode: str, shown: Any, monkeypatch: py
         assert torch.equal(plain.belief.mean, replayed.belief.mean)
         assert np.array_equal(plain._ended, replayed._ended)
     assert ends > 20
+    assert plain._paid.max() > 4 * 32  # steps of walks
+    assert replayed._replayed
+    assert pickle.loads(pickle.dumps(replayed))._replayed is None
+
+
+def test_what_cannot_be_compiled_is_computed_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compile_nothing(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def call(*inputs: Tensor) -> Tensor:
+            raise RuntimeError("Failed to find C compiler")
+
+        return call
+
+    def total(a: Tensor, b: Tensor) -> Tensor:
+        return a + b
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    call, x = graphs.fused(total), torch.ones(2)
+    with pytest.warns(UserWarning, match="cannot compile total, which is slower now: Failed to find C compiler"):
+        assert torch.equal(call(x, x), 2 * x)
+    assert torch.equal(call(x, 2 * x), 3 * x)  # of which no warning tells again
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        call(x, torch.ones(3))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -329,7 +361,10 @@ def test_a_gpu_says_what_a_cpu_says(shown: Any) -> None:
     assert replayed._replays
     for envs in (plain, replayed):
         envs.reset(seed=5)
-    for actions in torch.randint(5, (40, 6), generator=torch.Generator().manual_seed(0)):
+    for count, actions in enumerate(torch.randint(5, (40, 6), generator=torch.Generator().manual_seed(0))):
+        if count == 20:
+            for envs in (plain, replayed):
+                envs.reset(options={"reset_mask": np.arange(6) < 3})
         expected, *flags = plain.step_tensors(actions)
         observation, *found = replayed.step_tensors(actions.cuda())
         for name, value in expected.items():
