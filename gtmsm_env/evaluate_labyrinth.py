@@ -16,6 +16,7 @@ from typing import Any, cast
 import gymnasium as gym
 import numpy as np
 import torch
+import torch.nn.functional as F
 from gymnasium.vector import SyncVectorEnv
 from torch import Tensor
 from tqdm import tqdm
@@ -30,6 +31,7 @@ from gtmsm_env.oracles import composed, nearest_view
 from gtmsm_env.perspective import relative
 from gtmsm_env.recipe_labyrinth import AGENTS, CAMERA, JUDGED_ONLY, Agent, check_images, heedless
 from gtmsm_env.report import named_table, plain
+from gtmsm_env.transitions import turned
 from gtmsm_env.trials import mean_square, psnr, share, span_name, together
 from gtmsm_env.types import Belief, Walk, gaussian_log_prob, phi
 from gtmsm_env.vector import Flags, Floats, Frames, Rows
@@ -380,8 +382,17 @@ def draw(folder: Path, model: GTMSM, measured: Measured, first: tuple[Trials, di
     if absent := missing():
         print(absent)
         return
-    film = plots.first_person_film((above(step) for step in range(horizon)), true, imagined, believed, tau)
+    film = plots.first_person_film((above(step) for step in range(horizon)), true, imagined, as_from_above(trials, 0, states[0]), tau)
     write_video(folder / "dream.mp4", film, fps=8)
+
+
+def as_from_above(trials: Trials, row: int, states: Tensor) -> Floats:
+    """States (T, 3) of a world, turned as it is drawn: by the true heading at the start, where states have none."""
+    if isinstance(trials.envs, SyncVectorEnv):
+        return states.numpy()
+    assert trials.walk.poses is not None
+    heading = trials.walk.poses[row, 0, 2]
+    return (turned(states, heading) + F.pad(heading[None], (2, 0))).numpy()
 
 
 def seen_from_above(trials: Trials, row: int) -> Callable[..., Frames]:

@@ -34,6 +34,7 @@ from gtmsm_env.evaluate_labyrinth import (
     TRUE_POSE,
     Measured,
     Trials,
+    as_from_above,
     elbo_terms,
     from_start,
     judge,
@@ -89,6 +90,14 @@ def paper_model(world: dict[str, Any] = WORLD) -> GTMSM:
 
 
 # ---------------------------------------------------------------- who runs into things
+
+
+def test_a_path_is_turned_as_the_room_is_drawn(recorded: Trials) -> None:
+    poses = recorded.walk.poses
+    assert poses is not None
+    expected = (poses[1] - poses[1, :1] * torch.tensor([1.0, 1.0, 0.0])).numpy()
+    assert np.allclose(as_from_above(recorded, 1, recorded.pose[1]), expected, atol=1e-5)
+    assert np.abs(expected[0, 2]) > 0.1  # or nothing would be turned
 
 
 def test_an_agent_that_runs_into_things_is_judged_by_what_it_sees(monkeypatch: pytest.MonkeyPatch) -> None:
