@@ -43,10 +43,7 @@ WORLD = "GTMSM-Labyrinth-v0"
 VIEWS, PAPER, OWN_WORLD = "dream, projected views", "dream, the paper's model", "the labyrinth itself"
 HALVED = {VIEWS: f"{VIEWS}, halved", PAPER: f"{PAPER}, halved"}
 MINIWORLD, MEMORY_MAZE = "miniworld", "memory-maze"
-ARGUMENTS: dict[str, dict[str, Any]] = {
-    VIEWS: {"prior": "views", "K": 8, "camera": CAMERA},
-    PAPER: {"prior": "combined", "K": 4, "hidden": 2048},
-}
+ARGUMENTS: dict[str, dict[str, Any]] = {VIEWS: {"prior": "views", "K": 8, "camera": CAMERA}, PAPER: {"prior": "combined", "K": 4}}
 SHIPPED = {VIEWS: "labyrinth", PAPER: "labyrinth-paper"}
 BARS = {(HALVED[VIEWS], MEMORY_MAZE): 20, (HALVED[VIEWS], MINIWORLD): 2, (HALVED[PAPER], MINIWORLD): 5}  # times as many frames a second
 Measure = Callable[[float], float]  # seconds of processor time -> frames in one of them

@@ -120,8 +120,7 @@ def new_model(size: str, seed: int, agent: Agent = WALKING) -> GTMSM:
     world = {"id": agent.world, "kwargs": RULES, "start": "anywhere"}
     shared: dict[str, Any] = {"state_size": 3, "law": agent.law, "sigma_x": 0.05, "world": world}
     if size == "paper":
-        hidden = 2048 if agent is WALKING else 1024
-        model = GTMSM((32, 32, 3), 8, prior="combined", K=4, learned_metric=True, hidden=hidden, **shared)
+        model = GTMSM((32, 32, 3), 8, prior="combined", K=4, learned_metric=True, **shared)
         if agent is WALKING:
             return model
     else:

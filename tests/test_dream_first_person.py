@@ -63,7 +63,7 @@ def test_the_papers_model_shows_goals_by_their_encodings() -> None:
     """It keeps no views."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = GTMSM((32, 32, 3), 8, state_size=3, z_size=16, hidden=32, law="walking", prior="combined", K=4, world=MODEL.world)
+        model = GTMSM((32, 32, 3), 8, state_size=3, z_size=16, law="walking", prior="combined", K=4, world=MODEL.world)
     model.transition.load_state_dict(MODEL.transition.state_dict())
     envs = dreams(3, model=model.eval().requires_grad_(False), observation="frame")
     goal = envs.reset(seed=0)[0]["goal"]
