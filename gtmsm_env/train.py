@@ -75,7 +75,7 @@ def experiment(world: str, size: str, images: str, seed: int, displacements: boo
         recipe_labyrinth.check_images(images)
         return Experiment(
             world=agent.world,
-            walks=agent.walks,
+            walks=recipe_labyrinth.walks(size, agent),
             steps=agent.steps,
             stages=recipe_labyrinth.stages(size, agent),
             new_model=lambda: recipe_labyrinth.new_model(size, seed, agent),
