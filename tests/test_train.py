@@ -376,7 +376,8 @@ def test_experiments_of_the_labyrinth(world: str) -> None:
     agent = recipe_labyrinth.AGENTS[world]
     for size in ("default", "paper"):
         learned = train.experiment(world, size, "procedural", 0, displacements=False)
-        assert (learned.world, learned.walks, learned.steps) == (agent.world, agent.walks, agent.steps)
+        times = 4 if (world, size) == ("labyrinth-rotate", "paper") else 1  # whose VAE learns too
+        assert (learned.world, learned.walks, learned.steps) == (agent.world, times * agent.walks, agent.steps)
         assert learned.stages == recipe_labyrinth.stages(size, agent)
         assert learned.displacements == (world == "labyrinth")
         assert (learned.trainer, learned.policy) == (recipe_labyrinth.LabyrinthTrainer, recipe_labyrinth.policy)
