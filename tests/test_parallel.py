@@ -43,10 +43,16 @@ class Two:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Two:
-    folder = tmp_path_factory.mktemp("two")
-    program = [str(Path(__file__).with_name("two_processes.py")), str(folder)]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    subprocess.run([*launcher, *program], check=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    for _ in range(2):
+        folder = tmp_path_factory.mktemp("two")
+        program = [str(Path(__file__).with_name("two_processes.py")), str(folder)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        run = subprocess.run([*launcher, *program], timeout=600, env=environment, capture_output=True, text=True)
+        # Seldom, on a busy machine, C++ aborts the process that has nothing left to do as it ends: it has done all that is tested.
+        if "terminate called without an active exception" not in run.stderr:
+            break
+    assert run.returncode == 0, run.stderr
     return Two(folder, [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)])
 
 
