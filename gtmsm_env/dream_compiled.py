@@ -36,11 +36,15 @@ def without_copies(views: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
     return (views[:1], torch.zeros_like(row)) if len(views) > 1 and views.stride(0) == 0 else (views, row)
 
 
+def bounds(there: Tolerance) -> tuple[Any, Any]:
+    """As loops compare with them: the square of the radius, and the cosine of the angle."""
+    return f(there.radius**2), f(math.cos(there.angle) - 1e-6)
+
+
 def judged(there: Tolerance, horizon: int, goals: Tensor, s: Tensor, steps: Tensor, ended: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Reward, terminated and truncated of rows that have come to s (N, n); steps (N,) are counted in place. `ended` ones stay silent."""
     reward, terminated, truncated = s.new_empty(s.shape[0]), torch.empty_like(ended), torch.empty_like(ended)
-    near = f(there.radius**2), f(math.cos(there.angle) - 1e-6)
-    _judged(*near, horizon, *arrays(goals, s, steps, ended, reward, terminated, truncated))
+    _judged(*bounds(there), horizon, *arrays(goals, s, steps, ended, reward, terminated, truncated))
     return reward, terminated, truncated
 
 

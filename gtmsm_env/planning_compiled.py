@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gtmsm_env.dream_compiled import arrays, exact, f
+from gtmsm_env.dream_compiled import arrays, bounds, exact, f
 from gtmsm_env.types import Tolerance
 
 
@@ -42,8 +42,7 @@ def _drawn(edges: Any, number: Any, new: Any, hold: Any, action: Any) -> None:
 def returns(goals: Tensor, states: Tensor, step_length: float, there: Tolerance, turn: float) -> Tensor:
     """goals (B, G, n), states (B, C, T, n) -> (B, C)."""
     found = states.new_empty(states.shape[:2])
-    near = f(there.radius**2), f(math.cos(there.angle) - 1e-6)
-    _returns(*near, f(step_length), f(turn), *arrays(goals.contiguous(), states.contiguous(), found))
+    _returns(*bounds(there), f(step_length), f(turn), *arrays(goals.contiguous(), states.contiguous(), found))
     return found
 
 

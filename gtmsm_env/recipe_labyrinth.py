@@ -295,8 +295,7 @@ class LabyrinthTrainer(Trainer):
         frame, recalled = walks.index[rows, at], walks.index[rows[:, None], found.values["step"][:, 0]]
         with self.halved():
             expected = combined(replace(found, values={"z_mean": codes[room, rows[:, None], recalled].float()[:, None]}), s[:, None])
-        mean, variance = expected.mean[:, 0, 0], expected.variance[:, 0, 0]
-        with self.halved():
+            mean, variance = expected.mean[:, 0, 0], expected.variance[:, 0, 0]
             imagined = model.decoder(mean).float()
         wrong = (imagined - frames_to_x(redrawn(walks.frames[rows, frame]))).square().flatten(1).sum(dim=-1) / (2 * IMAGINED**2)
         return (wrong - 0.1 * gaussian_log_prob(codes[room, rows, frame].float(), mean.detach(), variance)).mean()
