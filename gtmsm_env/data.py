@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -11,6 +13,7 @@ import numpy as np
 import torch
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from gtmsm_env.exploration import exploring_actions
 from gtmsm_env.types import Belief, Walk, check_rewards, distinct_frames, result_of
@@ -201,6 +204,33 @@ def record_walks(
             part = replace(part, displacements=recorded.positions[:rows].diff(dim=1).to(torch.int8))
         yield part
     world.close()
+
+
+@dataclass(frozen=True)
+class Recordings(Dataset[Walks]):
+    """Any number of parts of `rows` walks, as `record_walks` records them, each with a seed of its own: none enters a world twice."""
+
+    world_id: str
+    world_kwargs: dict[str, Any]
+    rows: int
+    steps: int
+    seed: int
+    policy: Policy | None = None
+
+    def __getitem__(self, part: int) -> Walks:
+        seed = int(np.random.default_rng([self.seed, 2, part]).integers(2**31))
+        return next(record_walks(self.world_id, self.world_kwargs, self.rows, self.steps, seed, self.rows, policy=self.policy))
+
+    def parts(self, first: int, end: int, processes: int = 1) -> Iterator[Walks]:
+        """Parts in their order, recorded ahead by all cores but the one that asks, which share themselves among so many processes."""
+        workers = (os.cpu_count() or 1) // processes - 1
+        ahead: dict[str, Any] = {"multiprocessing_context": "spawn", "worker_init_fn": _ignore_interrupts} if workers > 0 else {}
+        return iter(DataLoader(self, batch_size=None, sampler=range(first, end), num_workers=max(0, workers), **ahead))
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C reaches all processes of a terminal; the one that asks says when to end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def concatenate(parts: Sequence[Walks]) -> Walks:

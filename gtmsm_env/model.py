@@ -67,7 +67,7 @@ class GTMSM(nn.Module):
         num_actions: A
         state_size: n, 2 for a place in the plane, 3 for a place and a heading
         z_size: d; the paper's 16 or ours of 64
-        hidden: width of the networks
+        hidden: width of the networks; in first person, of the prior "combined" alone
         K: neighbours the mixture prior reads
         delta: softens its weights (section 4.1)
         sigma_s: deviation of one transition, in the state's unit
@@ -147,7 +147,7 @@ class GTMSM(nn.Module):
             self.encoder, self.decoder = Encoder(math.prod(x_shape), z_size, hidden), Decoder(x_shape, z_size, hidden)
             self.transition = LinearWithWalls(num_actions, state_size, sigma_s)
         self.views = ViewsPrior(x_shape, z_size, state_size) if prior == "views" and not first_person else None
-        self.combined = CombinedPrior(z_size, K, learned_metric) if prior == "combined" else None
+        self.combined = CombinedPrior(z_size, K, learned_metric, hidden) if prior == "combined" else None
         self.projected = ProjectedViews(x_shape, z_size, camera, K) if camera is not None else None
         self.contacts = Contacts(camera, height) if contacts and camera is not None else None
         self.landmarks = Landmarks(landmarks, delta) if landmarks else None

@@ -162,7 +162,7 @@ class CombinedPrior(nn.Module):
         learned_metric: whether rho is measured after a learned linear map of phi(s) to 5 dimensions
     """
 
-    def __init__(self, z_size: int, K: int = 4, learned_metric: bool = False, hidden: int = 1024, embedding: int = 256) -> None:
+    def __init__(self, z_size: int, K: int = 4, learned_metric: bool = False, hidden: int = 512, embedding: int = 256) -> None:
         super().__init__()
         self.K = K
         self.metric = nn.Linear(4, 5, bias=False) if learned_metric else nn.Identity()

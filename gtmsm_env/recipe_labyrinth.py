@@ -1,15 +1,15 @@
 """How the labyrinth is learned (section 4.2.2): the law of walking from displacements as targets, then what is seen.
 
-The paper's model learns its VAE with N(0, I) in the place of the memory, then its prior while the VAE rests, then both, by the ELBO and the
-error of the frame imagined, and last the prior once more while the VAE rests; that of turning goes on with this VAE, and then learns its
-prior. Ours takes that law and VAE as they are and learns to find depths, by how alike views are there, to project and blend views, by the
-error of the frame it imagines, and to feel what stops an agent, from displacements. No pose is read but those that the law makes of
-actions; the camera is told.
+The paper's model learns its VAE with N(0, I) in the place of the memory, then its prior while the VAE rests, then both, by the ELBO and by
+how likely the true frame is by the one imagined, in ever new rooms; that of turning goes on with this VAE, and then learns its prior. Ours
+takes that law and VAE as they are and learns to find depths, by how alike views are there, to project and blend views, by the error of the
+frame it imagines, and to feel what stops an agent, from displacements. No pose is read but those that the law makes of actions; the camera
+is told.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from gtmsm_env import parallel
 from gtmsm_env.contacts import FELT
-from gtmsm_env.data import Policy, Walks, concatenate, record_walks
+from gtmsm_env.data import Policy, Recordings, Walks, concatenate, record_walks
 from gtmsm_env.floorplan import along
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
@@ -38,6 +38,9 @@ RULES: dict[str, Any] = {}
 CAMERA = {"field_of_view": 90.0, "height": 0.6, "ceiling": 1.5}  # of these worlds
 WHIMS = 0.05  # how often the walker does any one of the actions
 MORE = 3072  # walks more, for what learns on encodings that rest
+FRESH = 64  # walks of rooms never seen, which take the place of the oldest in the stage `elbo` ...
+ASKED = 1500  # ... after so many questions for each walk, in the mean: a wide prior would learn a few thousand rooms by heart
+WALKED, QUESTIONS = 12, 8  # walks of a batch of the stages `prior` and `elbo`, and questions of each
 # In which a room might be too, mirrored or not, its channels in some order: each frame is encoded once in each.
 ROOMS = [(mirrored, channels) for mirrored in (False, True) for channels in ((0, 1, 2), (1, 2, 0), (2, 0, 1), (0, 2, 1))]
 HEEDLESS = 2048  # walks of one that runs into things, from which contacts are learned
@@ -90,8 +93,7 @@ def stages(size: str, agent: Agent = WALKING) -> list[Stage]:
             *[Stage("law", 600, {"law": 3e-3, "friction": 0.2}, 16, falling=True, tau=48)] * 3,  # Adam forgets the large first gradients
             Stage("vae", 31000, {"vae": 2e-3}, 100, falling=True),
             Stage("prior", 4000, {"prior": 1e-3}, 100, falling=True, tau=150),
-            Stage("elbo", 4000, {"vae": 3e-4, "prior": 5e-4}, 250, falling=True, tau=150),
-            Stage("combine", 12000, {"combination": 1e-3}, 140, falling=True, tau=150),
+            Stage("elbo", 40000, {"vae": 1e-3, "prior": 1e-3}, 170, falling=True, tau=150),
         ]
     return [
         Stage("stereo", 1000, {"stereo": 2e-3}, 400, falling=True, tau=150),
@@ -108,9 +110,16 @@ def walks(size: str, agent: Agent) -> int:
     return 4 * agent.walks if size == "paper" and agent is ROTATING else agent.walks
 
 
-def beside(stages: Sequence[Stage]) -> int:
-    """How many walks the stages record themselves."""
-    return sum({"combine": MORE, "contacts": HEEDLESS}.get(stage.name, 0) for stage in stages)
+def beside(stages: Sequence[Stage], batches: int) -> int:
+    """How many walks the stages record themselves, with so many times one batch an iteration."""
+    return sum(
+        {"combine": MORE, "contacts": HEEDLESS, "elbo": FRESH * entered(stage.iterations, batches)}.get(stage.name, 0) for stage in stages
+    )
+
+
+def entered(iterations: int, batches: int) -> int:
+    """How often FRESH walks have taken the place of others after so many iterations, of so many times one batch each."""
+    return iterations * batches * WALKED * QUESTIONS // (ASKED * FRESH)
 
 
 def check_images(images: str) -> None:
@@ -125,7 +134,7 @@ def new_model(size: str, seed: int, agent: Agent = WALKING) -> GTMSM:
     world = {"id": agent.world, "kwargs": RULES, "start": "anywhere"}
     shared: dict[str, Any] = {"state_size": 3, "law": agent.law, "sigma_x": 0.05, "world": world}
     if size == "paper":
-        model = GTMSM((32, 32, 3), 8, prior="combined", K=4, learned_metric=True, **shared)
+        model = GTMSM((32, 32, 3), 8, hidden=2048 if agent is WALKING else 1024, prior="combined", K=4, learned_metric=True, **shared)
         if agent is WALKING:
             return model
     else:
@@ -170,6 +179,8 @@ class LabyrinthTrainer(Trainer):
     _states: Tensor | None = field(default=None, repr=False)
     _codes: Encoded | None = field(default=None, repr=False)
     _met: Met | None = field(default=None, repr=False)
+    _fresh: Iterator[Walks] | None = field(default=None, repr=False)
+    _entered: int = field(default=0, repr=False)  # parts of those, taken or passed over
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         model, transition, projected = self.model, self.model.transition, self.model.projected
@@ -210,7 +221,13 @@ class LabyrinthTrainer(Trainer):
             self._find_turns()
 
     def end(self) -> None:
+        self._fresh = None
         self.model.requires_grad_(False)
+
+    def step(self, optimizer: torch.optim.Adam) -> float:
+        if self.stages[self.stage].name == "elbo":
+            self._refresh()
+        return super().step(optimizer)
 
     # ---------------------------------------------------------------- objectives
 
@@ -249,33 +266,35 @@ class LabyrinthTrainer(Trainer):
         return 1000 * (unlike * shown).sum() / shown.sum().clamp(min=1)
 
     def elbo_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
-        """The negative ELBO of steps after those remembered, and how far the imagined frame is from the true one, in nats.
+        """The negative ELBO of frames, where any tau steps of their walk are remembered, and -log p of a frame by the one imagined for it.
 
         Of what is remembered only the frames that are recalled are encoded: the others do not enter.
         """
         model, combined = self.model, self.model.combined
         assert combined is not None
-        rows = self._here(rng.integers(len(self.walks), size=12 * self.scale))
-        at = self._here(rng.integers(stage.tau, self.walks.index.shape[1], size=(len(rows), 8)))
+        rows, steps = self._here(rng.integers(len(self.walks), size=WALKED * self.scale)), self.walks.index.shape[1]
+        first = self._here(rng.integers(steps - stage.tau + 1, size=(len(rows), 1)))
+        at = self._here(rng.integers(steps - stage.tau, size=(len(rows), QUESTIONS)))
+        at = at + stage.tau * (at >= first)
         redrawn, signs = self._another_room(rng)
-        states = self._inferred()[rows] * signs
-        s, keys = states.take_along_dim(at[..., None], dim=1), states[:, : stage.tau]
-        found = SpatialMemory(keys, keys, {}).read(s, combined.K, combined.metric)
-        frame = self.walks.index[rows].gather(1, torch.cat([at, found.index.flatten(1)], dim=1))  # those seen, then those recalled
+        states, window = self._inferred()[rows] * signs, first + torch.arange(stage.tau, device=first.device)
+        s, keys = (states.take_along_dim(which[..., None], dim=1) for which in (at, window))
+        found = SpatialMemory(keys, keys, {"step": window}).read(s, combined.K, combined.metric)
+        frame = self.walks.index[rows].gather(1, torch.cat([at, found.values["step"].flatten(1)], dim=1))  # those seen, then those recalled
         distinct, which = (rows[:, None] * self.walks.frames.shape[1] + frame).unique(return_inverse=True)
         x = frames_to_x(redrawn(self.walks.frames.flatten(0, 1)[distinct]))
         with self.halved():
             mean, variance = (q.float()[which] for q in model.encoder(x))
-        recalled = replace(found, values={"z_mean": mean[:, 8:].unflatten(1, found.index.shape[1:])})
-        mean, variance, x = mean[:, :8], variance[:, :8], x[which[:, :8]]
+        recalled = replace(found, values={"z_mean": mean[:, QUESTIONS:].unflatten(1, found.index.shape[1:])})
+        mean, variance, x = mean[:, :QUESTIONS], variance[:, :QUESTIONS], x[which[:, :QUESTIONS]]
         z = mean + variance.sqrt() * torch.empty_like(mean).normal_(generator=generator)
         with self.halved():
             expected = combined(recalled, s)
             shown, imagined = model.decoder(torch.stack([z, expected.mean[..., 0, :]])).float()
         kl = gaussian_log_prob(z, mean, variance) - expected.log_prob(z)
-        log_likelihood = gaussian_log_prob(x.flatten(2), shown.flatten(2), x.new_tensor(model.sigma_x**2))
-        wrong = (imagined - x).square().flatten(2).sum(dim=-1) / (2 * IMAGINED**2)
-        return (kl - log_likelihood + wrong).mean()
+        noise = x.new_tensor(model.sigma_x**2)
+        explained, foretold = (gaussian_log_prob(x.flatten(2), frame.flatten(2), noise) for frame in (shown, imagined))
+        return (kl - explained - foretold).mean()
 
     def combine_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         """How far imagined frames are from the true ones, and a tenth of -log p of their encodings, of which the variance learns alone.
@@ -461,13 +480,35 @@ class LabyrinthTrainer(Trainer):
         """Walks on which things are in the way."""
         return self._recorded(HEEDLESS, self.seed, heedless)
 
-    def _recorded(self, count: int, seed: int, walker: Policy) -> Walks:
-        """So many walks more, in train rooms of the model's world, with displacements."""
+    @torch.no_grad()
+    def _refresh(self) -> None:
+        """Let fresh walks take the place of the oldest, as many as this iteration is to have seen; so where a training goes on, too."""
+        held, stage = len(self.walks) // FRESH, self.stages[self.stage]
+        due, all_due = (entered(count, self.batches * self.scale) for count in (self.iteration, stage.iterations))
+        if self._fresh is None:
+            own, steps = self.walks, self.walks.index.shape[1]
+            frames = F.pad(own.frames, (0, 0) * 3 + (0, steps - own.frames.shape[1])).clone()
+            self.walks = Walks(frames, own.index.clone(), own.actions.clone())
+            self._states, self._entered = None, max(0, due - held)
+            recordings = Recordings(*self._train_world(), FRESH, steps, self.seed, policy)
+            self._fresh = recordings.parts(self._entered, all_due, parallel.count())
+        for part in range(self._entered, due):
+            walks, rows = next(self._fresh), slice(part % held * FRESH, (part % held + 1) * FRESH)
+            self.walks.frames[rows, : walks.frames.shape[1]] = walks.frames.to(self.walks.frames.device)
+            self.walks.index[rows], self.walks.actions[rows] = walks.index, walks.actions
+            self._inferred()[rows] = self.model.filter(self.walks.actions[rows])[0]
+        self._entered = due
+
+    def _train_world(self) -> tuple[str, dict[str, Any]]:
+        """The model's world, in its train rooms: its id, and the arguments it is made with."""
         world = self.model.world
         assert world is not None
-        kwargs = {**world["kwargs"], "split": "train", "task": None}
+        return world["id"], {**world["kwargs"], "split": "train", "task": None}
+
+    def _recorded(self, count: int, seed: int, walker: Policy) -> Walks:
+        """So many walks more, in train rooms of the model's world, with displacements."""
         steps = self.walks.index.shape[1]
-        parts = record_walks(world["id"], kwargs, count, steps, seed, displacements=True, policy=walker)
+        parts = record_walks(*self._train_world(), count, steps, seed, displacements=True, policy=walker)
         return concatenate(list(parts)).to(self.walks.frames.device)
 
     def _asked(self, stage: Stage, rng: np.random.Generator, queries: int = 12) -> tuple[Tensor, Tensor, SpatialMemory]:

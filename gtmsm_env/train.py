@@ -64,7 +64,7 @@ class Experiment:
     rules: dict[str, Any] | None = None  # of the world; None for those of image navigation, whose pictures are recoloured
     policy: Policy | None = None  # who walks; None for the exploring policy
     rows: int = 256  # worlds walked at once
-    beside: int = 0  # walks more, which stages record themselves
+    beside: Callable[[int], int] = lambda batches: 0  # walks more, which stages record themselves, with so many times one batch
 
 
 def experiment(world: str, size: str, images: str, seed: int, displacements: bool) -> Experiment:
@@ -84,7 +84,7 @@ def experiment(world: str, size: str, images: str, seed: int, displacements: boo
             trainer=recipe_labyrinth.LabyrinthTrainer,
             rules=recipe_labyrinth.RULES,
             policy=recipe_labyrinth.policy,
-            beside=recipe_labyrinth.beside(recipe_labyrinth.stages(size, agent)),
+            beside=lambda batches: recipe_labyrinth.beside(recipe_labyrinth.stages(size, agent), batches),
         )
     if elsewhere := ELSEWHERE.get(world):
         recipe_labyrinth.check_images(images)
@@ -174,7 +174,7 @@ def train(args: argparse.Namespace) -> int:
         + f" --scale {args.scale}" * (args.scale > 1),
         "versions": {name: version(name) for name in ("gtmsm-env", "torch", "numpy")} | {"python": platform.python_version()},
         "seconds": round(seconds),
-        "walks": {"count": learned.walks + learned.beside, "steps": learned.steps, "split": "train"},
+        "walks": {"count": learned.walks + learned.beside(batches * args.scale), "steps": learned.steps, "split": "train"},
         **what,
     }
     model.save(output / "model", **card)

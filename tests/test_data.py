@@ -17,7 +17,7 @@ from torch import Tensor
 from treasure import ID, Treasure, treasure_model, walk_by_hand
 
 from gtmsm_env import data
-from gtmsm_env.data import Walks, concatenate, distinct, recolour, record, record_walks, walk
+from gtmsm_env.data import Recordings, Walks, concatenate, distinct, recolour, record, record_walks, walk
 from gtmsm_env.envs.image_navigation import ImageNavigationEnv, ImageNavigationVectorEnv
 from gtmsm_env.transitions import turned
 from gtmsm_env.types import Walk
@@ -305,6 +305,23 @@ def test_as_many_walks_as_were_asked_for() -> None:
     assert not torch.equal(whole.actions, other.actions)
     few = list(record_walks(WORLD, TRAIN, 8, 30, seed=0, chunk=8))  # more walks leave the first as they are
     assert torch.equal(few[0].frames, parts[0].frames)
+
+
+def test_parts_recorded_by_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part is what its number says, in order, whoever records it; and no two are alike."""
+    recordings = Recordings(WORLD, TRAIN, 3, 20, seed=4)
+    found = {}
+    for cores in (1, 3):
+        monkeypatch.setattr(data.os, "cpu_count", lambda cores=cores: cores)
+        found[cores] = list(recordings.parts(2, 5))
+        assert len(found[cores]) == 3
+    for own, other, part in zip(found[1], found[3], range(2, 5), strict=True):
+        for expected in (other, recordings[part]):
+            assert torch.equal(own.frames, expected.frames)
+            assert torch.equal(own.index, expected.index)
+            assert torch.equal(own.actions, expected.actions)
+    assert not torch.equal(found[1][0].actions, found[1][1].actions)
+    assert not torch.equal(replace(recordings, seed=5)[2].actions, found[1][0].actions)
 
 
 def test_training_reads_no_positions(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from gtmsm_env import recipe_labyrinth, recipe_quake, train
 from gtmsm_env.__main__ import parser
 from gtmsm_env.checkpoint import load_checkpoint
 from gtmsm_env.contacts import FELT
-from gtmsm_env.data import Walks, concatenate, record_walks
+from gtmsm_env.data import Recordings, Walks, concatenate, record_walks
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
 from gtmsm_env.perspective import FAR, Camera, carried
@@ -34,6 +35,7 @@ from gtmsm_env.recipe_labyrinth import (
     WHIMS,
     Agent,
     LabyrinthTrainer,
+    entered,
     heedless,
     met_by,
     new_model,
@@ -78,6 +80,9 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the walks that stages record themselves."""
     monkeypatch.setattr(recipe_labyrinth, "MORE", 8)
     monkeypatch.setattr(recipe_labyrinth, "HEEDLESS", 8)
+    monkeypatch.setattr(recipe_labyrinth, "FRESH", 4)
+    monkeypatch.setattr(recipe_labyrinth, "ASKED", 24)  # so that an iteration asks for as many
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # which records them itself
     monkeypatch.setattr(recipe_labyrinth, "record_walks", lambda *args, **kwargs: record_walks(*args, chunk=8, **kwargs))
 
 
@@ -514,6 +519,62 @@ def test_the_prior_combines_what_any_window_of_a_walk_remembers(walks: dict[Agen
         wrong = (model.decoder(mean[None])[0] - x).square().sum() / (2 * 0.1**2)
         total += float(wrong - 0.1 * Normal(mean, variance.sqrt()).log_prob(z).sum())
     assert loss == pytest.approx(total / 384, rel=2e-3)
+
+
+def test_the_elbo_of_what_any_window_of_a_walk_remembers(walks: dict[Agent, Walks]) -> None:
+    """The loss by hand, a question at a time: the KL, and the likelihood of the frame by its own encoding and by what is imagined."""
+    model, own = small_model("paper", 3, WALKING).requires_grad_(False), walks[WALKING]
+    stage = Stage("elbo", 1, {"vae": 1e-3, "prior": 1e-3}, 1, tau=14)
+    trainer = LabyrinthTrainer(model, own, [stage], 0)
+    trainer.half = False
+    loss = float(trainer.elbo_loss(stage, np.random.default_rng(5), torch.Generator().manual_seed(1)))
+    noise = torch.empty(12, 8, 8).normal_(generator=torch.Generator().manual_seed(1))
+    draw = np.random.default_rng(5)
+    rows, first = draw.integers(len(own), size=12), draw.integers(STEPS - 14 + 1, size=(12, 1))
+    at = draw.integers(STEPS - 14, size=(12, 8))
+    at = at + 14 * (at >= first)
+    channels, mirrored = draw.permutation(3).tolist(), draw.random() < 0.5
+    states = model.filter(own.actions)[0] * torch.tensor([1.0, -1.0, -1.0] if mirrored else [1.0, 1.0, 1.0])
+    total = 0.0
+    for i, row in enumerate(rows.tolist()):
+        x = own.frames[row, own.index[row]].float().permute(0, 3, 1, 2)[:, channels] / 255
+        q = [Normal(mean, variance.sqrt()) for mean, variance in zip(*model.encoder(x.flip(-1) if mirrored else x), strict=True)]
+        window = slice(begin := int(first[i, 0]), begin + 14)
+        memory = SpatialMemory(states[row, window], states[row, window], {"z_mean": torch.stack([z.mean for z in q[window]])})
+        for j, step in enumerate(at[i].tolist()):
+            assert not window.start <= step < window.stop
+            seen, z = (x.flip(-1) if mirrored else x)[step], q[step].mean + q[step].stddev * noise[i, j]
+            expected = model.prior(states[row, step], memory)
+            shown, imagined = model.decoder(torch.stack([z, expected.mean[0]]))
+            kl = q[step].log_prob(z).sum() - Normal(expected.mean[0], expected.variance[0].sqrt()).log_prob(z).sum()
+            total += float(kl - Normal(shown, 0.05).log_prob(seen).sum() - Normal(imagined, 0.05).log_prob(seen).sum())
+    assert loss == pytest.approx(total / 96, rel=1e-4)
+
+
+def test_fresh_rooms_take_the_place_of_the_oldest(walks: dict[Agent, Walks]) -> None:
+    """Part after part, in turn, as their numbers say, with their states; and the same where a training goes on."""
+    stage = Stage("elbo", 20, {"vae": 1e-3, "prior": 1e-3}, 1, tau=14)
+
+    def pool(iteration: int, earlier: Sequence[int] = ()) -> tuple[Walks, Tensor]:
+        trainer = LabyrinthTrainer(small_model("paper", 3, WALKING), walks[WALKING], [stage], 7)
+        for trainer.iteration in (*earlier, iteration):
+            trainer._refresh()
+        torch.testing.assert_close(trainer._inferred(), trainer.model.filter(trainer.walks.actions)[0])
+        assert entered(iteration, 1) == iteration  # by FRESH and ASKED of these tests
+        return trainer.walks, trainer._inferred()
+
+    untouched = walks[WALKING].actions.clone()
+    assert torch.equal(pool(0)[0].actions, untouched)
+    recordings = Recordings("GTMSM-Labyrinth-v0", {"frame_size": SIZE, "split": "train", "task": None}, 4, STEPS, 7, policy)
+    for iteration, parts in ((1, (0, None)), (2, (0, 1)), (5, (4, 3)), (6, (4, 5))):
+        for earlier in ((), range(iteration)):
+            now, _ = pool(iteration, earlier)
+            for rows, part in zip((slice(0, 4), slice(4, 8)), parts, strict=True):
+                fresh = walks[WALKING].batch(torch.arange(8)[rows], STEPS) if part is None else recordings[part]
+                assert torch.equal(now.actions[rows], fresh.actions)
+                for frames, index, own, which in zip(now.frames[rows], now.index[rows], fresh.frames, fresh.index, strict=True):
+                    assert torch.equal(frames[index], own[which])
+    assert torch.equal(walks[WALKING].actions, untouched)
 
 
 def test_contacts_are_learned_from_displacements() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import pickle
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import Any
 
 import gymnasium as gym
@@ -357,7 +358,9 @@ def test_what_cannot_be_compiled_is_computed_as_it_is(monkeypatch: pytest.Monkey
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("shown", ["frame", "state"])
 def test_a_gpu_says_what_a_cpu_says(shown: Any) -> None:
-    plain, replayed = dreams(observation=shown), dreams(observation=shown, device="cuda")
+    there = deepcopy(MODEL).to("cuda")  # a model that is given stays where it is
+    belief = walk(gym.make_vec(WORLD, num_envs=6), there, 64, np.random.default_rng(0), 0)
+    plain, replayed = dreams(observation=shown), dreams(observation=shown, model=there, belief=belief)
     assert replayed._replays
     for envs in (plain, replayed):
         envs.reset(seed=5)
