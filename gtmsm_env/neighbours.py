@@ -1,6 +1,6 @@
 """Exact nearest neighbours: one function, two ways to the same answer.
 
-Many small memories are searched by brute force on their own device; one large memory on the CPU through pykdtree (see `forest`).
+Many small memories are searched by brute force on their own device; one large memory on the CPU through a forest (see there).
 """
 
 from __future__ import annotations

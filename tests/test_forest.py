@@ -11,14 +11,19 @@ import pytest
 import torch
 
 from gtmsm_env import forest as module
+from gtmsm_env import loops
 from gtmsm_env.forest import Floats, Forest, Later, Lift, same
 from gtmsm_env.neighbours import search_all
 from gtmsm_env.types import phi
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many trees of few entries, on threads and on none."""
+@pytest.fixture(autouse=True, params=["k-d trees", "grids"])
+def small(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many trees of few entries, on threads and on none; all of pykdtree, or grids among them."""
+    if request.param == "grids":
+        pytest.importorskip("numba")
+    else:
+        monkeypatch.setattr(loops, "compiled_loops", lambda name: None)
     monkeypatch.setattr(module, "BUFFER", 16)
     monkeypatch.setattr(module, "RATIO", 4)
     monkeypatch.setattr(module, "AT_ONCE", 100)
