@@ -97,7 +97,7 @@ class Timed:
         if stage.name in ("views", "doubt"):
             return (2 * 12 if first_person else BATCH * BATCH // 2), 1  # frames imagined
         if stage.name in ("prior", "elbo") and first_person:
-            return 12 * 8, 1  # frames expected
+            return recipe_labyrinth.WALKED * recipe_labyrinth.QUESTIONS, 1  # frames expected
         steps = self.trainer.walks.index.shape[1] if stage.name in ("turns", "obstacles") else stage.tau + stage.ahead
         return DRAWN.get(stage.name, BATCH), steps
 
@@ -128,6 +128,7 @@ def begun(name: str, count: int, seed: int, device: str, scale: int) -> Iterator
     for number, stage in enumerate(learned.stages):
         if stage not in learned.stages[:number]:
             trainer = learned.trainer(model.to(device), walks, learned.stages, seed, number, batches=parallel.count(), scale=scale)
+            vars(trainer)["_fresh"] = iter(())  # no other process records beside what is timed
             yield Timed(name, number, trainer, [], {})
 
 

@@ -206,9 +206,12 @@ def record_walks(
     world.close()
 
 
+RECORDERS = 16  # processes that record ahead, at most; so many keep up with a GPU that learns from what they record
+
+
 @dataclass(frozen=True)
 class Recordings(Dataset[Walks]):
-    """Any number of parts of `rows` walks, as `record_walks` records them, each with a seed of its own: none enters a world twice."""
+    """Any number of parts of `rows` walks, as `record_walks` records them, each with draws of its own."""
 
     world_id: str
     world_kwargs: dict[str, Any]
@@ -218,19 +221,31 @@ class Recordings(Dataset[Walks]):
     policy: Policy | None = None
 
     def __getitem__(self, part: int) -> Walks:
-        seed = int(np.random.default_rng([self.seed, 2, part]).integers(2**31))
-        return next(record_walks(self.world_id, self.world_kwargs, self.rows, self.steps, seed, self.rows, policy=self.policy))
+        seed = int(np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(part,))).integers(2**31))
+        (walks,) = record_walks(self.world_id, self.world_kwargs, self.rows, self.steps, seed, self.rows, policy=self.policy)
+        return walks
 
-    def parts(self, first: int, end: int, processes: int = 1) -> Iterator[Walks]:
-        """Parts in their order, recorded ahead by all cores but the one that asks, which share themselves among so many processes."""
-        workers = (os.cpu_count() or 1) // processes - 1
-        ahead: dict[str, Any] = {"multiprocessing_context": "spawn", "worker_init_fn": _ignore_interrupts} if workers > 0 else {}
-        return iter(DataLoader(self, batch_size=None, sampler=range(first, end), num_workers=max(0, workers), **ahead))
+    def parts(self, first: int, end: int, sharing: int = 1) -> Iterator[Walks]:
+        """Parts in their order, recorded ahead by all cores but the one that asks, where `sharing` processes ask alike."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = max(0, min(cores // sharing - 1, RECORDERS, end - first))
+        ahead: dict[str, Any] = {"multiprocessing_context": "spawn", "prefetch_factor": 1, "worker_init_fn": _ignore} if workers else {}
+        loader = DataLoader(self, batch_size=None, sampler=range(first, end), num_workers=workers, **ahead)
+        before = {number: signal.getsignal(number) for number in TOLD_TO_ALL}
+        _ignore()  # which recorders inherit, as they are told nothing else before they can work
+        try:
+            return iter(loader)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
-def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C reaches all processes of a terminal; the one that asks says when to end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+TOLD_TO_ALL = signal.SIGINT, signal.SIGTERM  # by terminals and launchers; but who asks says when recorders end
+
+
+def _ignore(worker: int = 0) -> None:
+    for number in TOLD_TO_ALL:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def concatenate(parts: Sequence[Walks]) -> Walks:

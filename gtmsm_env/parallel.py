@@ -39,6 +39,11 @@ def count() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def here() -> int:
+    """How many of them are on this machine, as `torch.distributed.run` says."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", count()))
+
+
 def rank() -> int:
     """Which of them this is, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0

@@ -1,7 +1,7 @@
 """How the labyrinth is learned (section 4.2.2): the law of walking from displacements as targets, then what is seen.
 
 The paper's model learns its VAE with N(0, I) in the place of the memory, then its prior while the VAE rests, then both, by the ELBO and by
-how likely the true frame is by the one imagined, in ever new rooms; that of turning goes on with this VAE, and then learns its prior. Ours
+how likely the true frame is by the one imagined, on ever new walks; that of turning goes on with this VAE, and then learns its prior. Ours
 takes that law and VAE as they are and learns to find depths, by how alike views are there, to project and blend views, by the error of the
 frame it imagines, and to feel what stops an agent, from displacements. No pose is read but those that the law makes of actions; the camera
 is told.
@@ -38,8 +38,8 @@ RULES: dict[str, Any] = {}
 CAMERA = {"field_of_view": 90.0, "height": 0.6, "ceiling": 1.5}  # of these worlds
 WHIMS = 0.05  # how often the walker does any one of the actions
 MORE = 3072  # walks more, for what learns on encodings that rest
-FRESH = 64  # walks of rooms never seen, which take the place of the oldest in the stage `elbo` ...
-ASKED = 1500  # ... after so many questions for each walk, in the mean: a wide prior would learn a few thousand rooms by heart
+FRESH = 64  # new walks that take the place of the oldest at a time in the stage `elbo` ...
+ASKED = 1500  # ... after so many questions for each, in the mean: a wide prior would learn a few thousand walks by heart
 WALKED, QUESTIONS = 12, 8  # walks of a batch of the stages `prior` and `elbo`, and questions of each
 # In which a room might be too, mirrored or not, its channels in some order: each frame is encoded once in each.
 ROOMS = [(mirrored, channels) for mirrored in (False, True) for channels in ((0, 1, 2), (1, 2, 0), (2, 0, 1), (0, 2, 1))]
@@ -61,10 +61,11 @@ class Agent:
     spans: tuple[tuple[int, int], ...]  # imagined steps that are told apart, both ends included
     # Of the worlds it is judged in, beside those of the model's world.
     rules: dict[str, Any] = field(default_factory=dict, hash=False)
+    width: int = 1024  # of the paper's prior: wide where it learns from ever new walks
     careful: bool = True  # whether it touches nothing, in rooms that it is judged in
 
 
-WALKING = Agent("GTMSM-Labyrinth-v0", "walking", 1536, 240, 150, 150, 300, ((1, 16), (17, 100), (101, 150), (1, 150)))
+WALKING = Agent("GTMSM-Labyrinth-v0", "walking", 1536, 240, 150, 150, 300, ((1, 16), (17, 100), (101, 150), (1, 150)), width=2048)
 # Two turns of 38.7 steps; the first six imagined steps show what no remembered frame was taken towards.
 ROTATING = Agent("GTMSM-LabyrinthRotate-v0", "rotation", 4608, 78, 33, 45, 45, ((1, 6), (7, 45), (1, 45)))
 AGENTS = {"labyrinth": WALKING, "labyrinth-rotate": ROTATING}
@@ -112,14 +113,14 @@ def walks(size: str, agent: Agent) -> int:
 
 def beside(stages: Sequence[Stage], batches: int) -> int:
     """How many walks the stages record themselves, with so many times one batch an iteration."""
-    return sum(
-        {"combine": MORE, "contacts": HEEDLESS, "elbo": FRESH * entered(stage.iterations, batches)}.get(stage.name, 0) for stage in stages
-    )
+    recorded = {"combine": MORE, "contacts": HEEDLESS}
+    return sum(FRESH * due(stage, batches) if stage.name == "elbo" else recorded.get(stage.name, 0) for stage in stages)
 
 
-def entered(iterations: int, batches: int) -> int:
-    """How often FRESH walks have taken the place of others after so many iterations, of so many times one batch each."""
-    return iterations * batches * WALKED * QUESTIONS // (ASKED * FRESH)
+def due(stage: Stage, batches: int, iteration: int | None = None) -> int:
+    """How often FRESH walks have taken the place of others by an iteration, the last by default, of so many times one batch each."""
+    before = stage.iterations - 1 if iteration is None else iteration
+    return before * batches * WALKED * QUESTIONS // (ASKED * FRESH)
 
 
 def check_images(images: str) -> None:
@@ -134,7 +135,7 @@ def new_model(size: str, seed: int, agent: Agent = WALKING) -> GTMSM:
     world = {"id": agent.world, "kwargs": RULES, "start": "anywhere"}
     shared: dict[str, Any] = {"state_size": 3, "law": agent.law, "sigma_x": 0.05, "world": world}
     if size == "paper":
-        model = GTMSM((32, 32, 3), 8, hidden=2048 if agent is WALKING else 1024, prior="combined", K=4, learned_metric=True, **shared)
+        model = GTMSM((32, 32, 3), 8, hidden=agent.width, prior="combined", K=4, learned_metric=True, **shared)
         if agent is WALKING:
             return model
     else:
@@ -180,7 +181,7 @@ class LabyrinthTrainer(Trainer):
     _codes: Encoded | None = field(default=None, repr=False)
     _met: Met | None = field(default=None, repr=False)
     _fresh: Iterator[Walks] | None = field(default=None, repr=False)
-    _entered: int = field(default=0, repr=False)  # parts of those, taken or passed over
+    _taken: int = field(default=0, repr=False)  # parts of those, or passed over
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         model, transition, projected = self.model, self.model.transition, self.model.projected
@@ -216,7 +217,7 @@ class LabyrinthTrainer(Trainer):
         }
 
     def begin(self) -> None:
-        self._plans = self._states = self._codes = None
+        self._plans = self._states = self._codes = self._fresh = None
         if self.stages[self.stage].name == "turns":
             self._find_turns()
 
@@ -272,12 +273,10 @@ class LabyrinthTrainer(Trainer):
         """
         model, combined = self.model, self.model.combined
         assert combined is not None
-        rows, steps = self._here(rng.integers(len(self.walks), size=WALKED * self.scale)), self.walks.index.shape[1]
-        first = self._here(rng.integers(steps - stage.tau + 1, size=(len(rows), 1)))
-        at = self._here(rng.integers(steps - stage.tau, size=(len(rows), QUESTIONS)))
-        at = at + stage.tau * (at >= first)
+        rows = self._here(rng.integers(len(self.walks), size=WALKED * self.scale))
+        window, at = self._any_window(stage, rng, len(rows), QUESTIONS)
         redrawn, signs = self._another_room(rng)
-        states, window = self._inferred()[rows] * signs, first + torch.arange(stage.tau, device=first.device)
+        states = self._inferred()[rows] * signs
         s, keys = (states.take_along_dim(which[..., None], dim=1) for which in (at, window))
         found = SpatialMemory(keys, keys, {"step": window}).read(s, combined.K, combined.metric)
         frame = self.walks.index[rows].gather(1, torch.cat([at, found.values["step"].flatten(1)], dim=1))  # those seen, then those recalled
@@ -293,8 +292,8 @@ class LabyrinthTrainer(Trainer):
             shown, imagined = model.decoder(torch.stack([z, expected.mean[..., 0, :]])).float()
         kl = gaussian_log_prob(z, mean, variance) - expected.log_prob(z)
         noise = x.new_tensor(model.sigma_x**2)
-        explained, foretold = (gaussian_log_prob(x.flatten(2), frame.flatten(2), noise) for frame in (shown, imagined))
-        return (kl - explained - foretold).mean()
+        log_p = sum(gaussian_log_prob(x.flatten(2), mean.flatten(2), noise) for mean in (shown, imagined))
+        return (kl - log_p).mean()
 
     def combine_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         """How far imagined frames are from the true ones, and a tenth of -log p of their encodings, of which the variance learns alone.
@@ -303,12 +302,10 @@ class LabyrinthTrainer(Trainer):
         """
         model, combined, (walks, states, codes) = self.model, self.model.combined, self._resting()
         assert combined is not None
-        rows, steps = self._here(rng.integers(len(walks), size=384 * self.scale)), walks.index.shape[1]
-        first, at = (self._here(rng.integers(count, size=len(rows))) for count in (steps - stage.tau + 1, steps - stage.tau))
-        at = at + stage.tau * (at >= first)
-        room = int(rng.integers(len(ROOMS)))
+        rows = self._here(rng.integers(len(walks), size=384 * self.scale))
+        window, at = self._any_window(stage, rng, len(rows), 1)
+        at, room = at[:, 0], int(rng.integers(len(ROOMS)))
         redrawn, signs = self._room(*ROOMS[room])
-        window = first[:, None] + torch.arange(stage.tau, device=first.device)
         s, keys = states[rows, at] * signs, states[rows[:, None], window] * signs
         found = SpatialMemory(keys, keys, {"step": window}).read(s[:, None], combined.K, combined.metric)
         frame, recalled = walks.index[rows, at], walks.index[rows[:, None], found.values["step"][:, 0]]
@@ -406,6 +403,13 @@ class LabyrinthTrainer(Trainer):
         signs = torch.tensor([1.0, -1.0, -1.0] if mirrored else [1.0, 1.0, 1.0], device=order.device)
         return lambda frames: (frames.flip(-2) if mirrored else frames)[..., order], signs
 
+    def _any_window(self, stage: Stage, rng: np.random.Generator, walks: int, questions: int) -> tuple[Tensor, Tensor]:
+        """Of some walks tau steps in a row that are remembered, (walks, tau), and other steps that are asked for, (walks, questions)."""
+        steps, tau = self.walks.index.shape[1], stage.tau
+        first = self._here(rng.integers(steps - tau + 1, size=(walks, 1)))
+        at = self._here(rng.integers(steps - tau, size=(walks, questions)))
+        return first + torch.arange(tau, device=first.device), at + tau * (at >= first)
+
     @torch.no_grad()
     def _find_turns(self) -> None:
         """Start every action with the turn by which frames before it look most as those after it, none if no walk did it, and no move."""
@@ -482,22 +486,23 @@ class LabyrinthTrainer(Trainer):
 
     @torch.no_grad()
     def _refresh(self) -> None:
-        """Let fresh walks take the place of the oldest, as many as this iteration is to have seen; so where a training goes on, too."""
-        held, stage = len(self.walks) // FRESH, self.stages[self.stage]
-        due, all_due = (entered(count, self.batches * self.scale) for count in (self.iteration, stage.iterations))
+        """Replace the oldest walks by as many fresh ones as are due by this iteration; a resumed training comes to the same."""
+        stage, batches, rows = self.stages[self.stage], self.batches * self.scale, min(FRESH, len(self.walks))
+        held, now = len(self.walks) // rows, due(stage, batches, self.iteration)
         if self._fresh is None:
             own, steps = self.walks, self.walks.index.shape[1]
-            frames = F.pad(own.frames, (0, 0) * 3 + (0, steps - own.frames.shape[1])).clone()
+            frames = F.pad(own.frames, (0, 0) * 3 + (0, steps - own.frames.shape[1]))  # a copy
             self.walks = Walks(frames, own.index.clone(), own.actions.clone())
-            self._states, self._entered = None, max(0, due - held)
-            recordings = Recordings(*self._train_world(), FRESH, steps, self.seed, policy)
-            self._fresh = recordings.parts(self._entered, all_due, parallel.count())
-        for part in range(self._entered, due):
-            walks, rows = next(self._fresh), slice(part % held * FRESH, (part % held + 1) * FRESH)
-            self.walks.frames[rows, : walks.frames.shape[1]] = walks.frames.to(self.walks.frames.device)
-            self.walks.index[rows], self.walks.actions[rows] = walks.index, walks.actions
-            self._inferred()[rows] = self.model.filter(self.walks.actions[rows])[0]
-        self._entered = due
+            self._states, self._taken = None, max(0, now - held)
+            recordings = Recordings(*self._train_world(), rows, steps, self.seed, policy)
+            self._fresh = recordings.parts(self._taken, due(stage, batches), parallel.here())
+        missed = range(self._taken, now)
+        for part in tqdm(missed, desc="fresh walks", leave=False, disable=parallel.rank() > 0 or len(missed) < 2):
+            walks, place = next(self._fresh), slice(part % held * rows, (part % held + 1) * rows)
+            self.walks.frames[place, : walks.frames.shape[1]] = walks.frames.to(self.walks.frames.device)
+            self.walks.index[place], self.walks.actions[place] = walks.index, walks.actions
+            self._inferred()[place] = self.model.filter(self.walks.actions[place])[0]
+        self._taken = now
 
     def _train_world(self) -> tuple[str, dict[str, Any]]:
         """The model's world, in its train rooms: its id, and the arguments it is made with."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
+import os
+import signal
 from collections import Counter
 from dataclasses import fields, replace
 from typing import Any
@@ -308,20 +311,39 @@ def test_as_many_walks_as_were_asked_for() -> None:
 
 
 def test_parts_recorded_by_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each part is what its number says, in order, whoever records it; and no two are alike."""
+    """Each part is what its number says, in order, whoever records it; signals that all processes get do not end it."""
     recordings = Recordings(WORLD, TRAIN, 3, 20, seed=4)
-    found = {}
-    for cores in (1, 3):
-        monkeypatch.setattr(data.os, "cpu_count", lambda cores=cores: cores)
-        found[cores] = list(recordings.parts(2, 5))
-        assert len(found[cores]) == 3
-    for own, other, part in zip(found[1], found[3], range(2, 5), strict=True):
-        for expected in (other, recordings[part]):
-            assert torch.equal(own.frames, expected.frames)
-            assert torch.equal(own.index, expected.index)
-            assert torch.equal(own.actions, expected.actions)
-    assert not torch.equal(found[1][0].actions, found[1][1].actions)
-    assert not torch.equal(replace(recordings, seed=5)[2].actions, found[1][0].actions)
+    monkeypatch.setattr(data.os, "sched_getaffinity", lambda _: range(6), raising=False)
+    before = multiprocessing.active_children()
+    handler = signal.getsignal(signal.SIGTERM)
+    parts = recordings.parts(2, 8, sharing=2)
+    assert signal.getsignal(signal.SIGTERM) is handler
+    workers = [worker for worker in multiprocessing.active_children() if worker not in before]
+    assert len(workers) == 2  # of six cores, shared, one is that of who asks
+    found = []
+    for number in (signal.SIGINT, signal.SIGTERM, None):
+        for worker in workers if number else []:
+            os.kill(worker.pid or 0, number or 0)
+        found.append(next(parts))
+    found += parts
+    for part, own in enumerate(found, start=2):
+        expected = recordings[part]
+        assert torch.equal(own.frames, expected.frames)
+        assert torch.equal(own.index, expected.index)
+        assert torch.equal(own.actions, expected.actions)
+    assert len(found) == len({part.actions.numpy().tobytes() for part in found}) == 6
+    assert not torch.equal(replace(recordings, seed=5)[2].actions, found[0].actions)
+
+
+def test_parts_recorded_by_the_one_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    recordings = Recordings(WORLD, TRAIN, 3, 20, seed=4)
+    before = multiprocessing.active_children()
+    for cores, end, parts in ((1, 4, 2), (6, 2, 0)):  # where there is no other core, or nothing to record
+        monkeypatch.setattr(data.os, "sched_getaffinity", lambda _, cores=cores: range(cores), raising=False)
+        found = list(recordings.parts(2, end))
+        assert len(found) == parts
+        assert multiprocessing.active_children() == before
+        assert all(torch.equal(own.actions, recordings[part].actions) for part, own in enumerate(found, start=2))
 
 
 def test_training_reads_no_positions(monkeypatch: pytest.MonkeyPatch) -> None:

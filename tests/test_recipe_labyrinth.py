@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from gtmsm_env import recipe_labyrinth, recipe_quake, train
+from gtmsm_env import data, recipe_labyrinth, recipe_quake, train
 from gtmsm_env.__main__ import parser
 from gtmsm_env.checkpoint import load_checkpoint
 from gtmsm_env.contacts import FELT
@@ -35,7 +34,7 @@ from gtmsm_env.recipe_labyrinth import (
     WHIMS,
     Agent,
     LabyrinthTrainer,
-    entered,
+    due,
     heedless,
     met_by,
     new_model,
@@ -82,7 +81,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe_labyrinth, "HEEDLESS", 8)
     monkeypatch.setattr(recipe_labyrinth, "FRESH", 4)
     monkeypatch.setattr(recipe_labyrinth, "ASKED", 24)  # so that an iteration asks for as many
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # which records them itself
+    monkeypatch.setattr(data, "RECORDERS", 0)  # this process records them itself
     monkeypatch.setattr(recipe_labyrinth, "record_walks", lambda *args, **kwargs: record_walks(*args, chunk=8, **kwargs))
 
 
@@ -551,30 +550,63 @@ def test_the_elbo_of_what_any_window_of_a_walk_remembers(walks: dict[Agent, Walk
     assert loss == pytest.approx(total / 96, rel=1e-4)
 
 
-def test_fresh_rooms_take_the_place_of_the_oldest(walks: dict[Agent, Walks]) -> None:
-    """Part after part, in turn, as their numbers say, with their states; and the same where a training goes on."""
+def test_fresh_walks_take_the_place_of_the_oldest(walks: dict[Agent, Walks]) -> None:
+    """Part after part, in turn, as their numbers say, with their states; and the same where a training goes on, which records no others."""
     stage = Stage("elbo", 20, {"vae": 1e-3, "prior": 1e-3}, 1, tau=14)
 
-    def pool(iteration: int, earlier: Sequence[int] = ()) -> tuple[Walks, Tensor]:
+    def trainer(iteration: int, earlier: Sequence[int] = ()) -> LabyrinthTrainer:
         trainer = LabyrinthTrainer(small_model("paper", 3, WALKING), walks[WALKING], [stage], 7)
         for trainer.iteration in (*earlier, iteration):
             trainer._refresh()
         torch.testing.assert_close(trainer._inferred(), trainer.model.filter(trainer.walks.actions)[0])
-        assert entered(iteration, 1) == iteration  # by FRESH and ASKED of these tests
-        return trainer.walks, trainer._inferred()
+        return trainer
 
     untouched = walks[WALKING].actions.clone()
-    assert torch.equal(pool(0)[0].actions, untouched)
+    assert torch.equal(trainer(0).walks.actions, untouched)
     recordings = Recordings("GTMSM-Labyrinth-v0", {"frame_size": SIZE, "split": "train", "task": None}, 4, STEPS, 7, policy)
+    read: list[int] = []
+    own = Recordings.__getitem__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Recordings, "__getitem__", lambda self, part: read.append(part) or own(self, part))
+        assert trainer(5)._taken == 5
+    assert read == [3, 4]
     for iteration, parts in ((1, (0, None)), (2, (0, 1)), (5, (4, 3)), (6, (4, 5))):
         for earlier in ((), range(iteration)):
-            now, _ = pool(iteration, earlier)
+            now = trainer(iteration, earlier).walks
             for rows, part in zip((slice(0, 4), slice(4, 8)), parts, strict=True):
                 fresh = walks[WALKING].batch(torch.arange(8)[rows], STEPS) if part is None else recordings[part]
                 assert torch.equal(now.actions[rows], fresh.actions)
-                for frames, index, own, which in zip(now.frames[rows], now.index[rows], fresh.frames, fresh.index, strict=True):
-                    assert torch.equal(frames[index], own[which])
+                for frames, index, seen, which in zip(now.frames[rows], now.index[rows], fresh.frames, fresh.index, strict=True):
+                    assert torch.equal(frames[index], seen[which])
     assert torch.equal(walks[WALKING].actions, untouched)
+
+
+def test_larger_batches_are_due_more_walks(walks: dict[Agent, Walks], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many times as many, by which the card counts them: 96 questions an iteration, and 24 a walk of four."""
+    stage = Stage("elbo", 4, {"vae": 1e-3, "prior": 1e-3}, 1, tau=14)
+    monkeypatch.setattr(Recordings, "__getitem__", lambda self, part: walks[WALKING].batch(torch.arange(self.rows), STEPS))
+    for batches, scale in ((1, 1), (2, 1), (1, 3), (2, 3)):
+        trainer = LabyrinthTrainer(small_model("paper", 3, WALKING), walks[WALKING], [stage], 7, batches=batches, scale=scale)
+        trainer.iteration = 3
+        trainer._refresh()
+        assert trainer._taken == due(stage, batches * scale) == 3 * batches * scale
+        assert recipe_labyrinth.beside([stage, stage], batches * scale) == 2 * 4 * trainer._taken
+    for own in (trainer.begin, trainer.end):
+        trainer._refresh()
+        assert trainer._fresh
+        own()
+        assert trainer._fresh is None
+
+
+def test_few_walks_are_replaced_all_at_once(walks: dict[Agent, Walks], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipe_labyrinth, "FRESH", 64)
+    stage = Stage("elbo", 100, {"vae": 1e-3, "prior": 1e-3}, 1, tau=14)
+    trainer = LabyrinthTrainer(small_model("paper", 3, WALKING), walks[WALKING], [stage], 7)
+    for trainer.iteration in (0, 40):
+        trainer._refresh()
+    assert trainer._taken == 2
+    recordings = Recordings("GTMSM-Labyrinth-v0", {"frame_size": SIZE, "split": "train", "task": None}, 8, STEPS, 7, policy)
+    assert torch.equal(trainer.walks.actions, recordings[1].actions)
 
 
 def test_contacts_are_learned_from_displacements() -> None:
@@ -700,7 +732,8 @@ def test_the_command_trains_is_interrupted_and_goes_on(world: str, tiny: Any, tm
     card = load_checkpoint(tmp_path / "whole" / "model")[1]["card"]
     agent = AGENTS[world]
     assert card["world"] == world
-    assert card["walks"] == {"count": 16, "steps": STEPS, "split": "train"}
+    more = {"labyrinth": 4, "labyrinth-rotate": 8}[world]  # fresh ones by the second of two iterations; for what rests
+    assert card["walks"] == {"count": 8 + more, "steps": STEPS, "split": "train"}
     assert [stage["name"] for stage in card["stages"]] == [stage.name for stage in recipe_labyrinth.stages("paper", agent)]
     assert card["figures"]["steps"] == {"remembered": 14, "imagined": 6, "as poses": 16}
     assert card["figures"]["worlds"] == {"split": "test", "episodes": 1}
