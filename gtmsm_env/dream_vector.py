@@ -234,7 +234,7 @@ class DreamVectorEnv(BatchedRows):
 
     @_ended.setter
     def _ended(self, ended: Flags) -> None:
-        self._over, self._stepping = torch.from_numpy(ended).to(self._device), None
+        self._over = torch.from_numpy(ended).to(self._device)
 
     def _seeded(self, rows: Rows) -> None:
         if isinstance(self._source, WorldsAhead):
@@ -575,7 +575,7 @@ class DreamVectorEnv(BatchedRows):
 
     def _move(self, actions: Tensor, ended: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """All rows by their actions (N,): reward float32, terminated and truncated, (N,) each, all zero of rows that had `ended` (N,)."""
-        now, self._stepping = self._episodes, None
+        now = self._episodes
         loops, networks = loops_for("dream_compiled", now.mean), loops_for("networks_compiled", now.mean)
         if networks and self._stops is None and (moves := networks.moves(self.model.transition)):
             now.mean, now.displacement = moves(now.mean, actions)
