@@ -236,7 +236,8 @@ class Stepping:
         """All rows by actions (N,): reward float32, terminated and truncated, all zero of rows that were over."""
         # Of one kind to all that compile loops: contiguous, and not read-only.
         self.moves.in_place(self.mean, self.displacement, actions.astype(np.int64))
-        reward, (terminated, truncated) = np.empty(len(actions), f), np.empty((2, len(actions)), np.bool_)
+        rows = len(actions)
+        reward, terminated, truncated = np.empty(rows, f), np.empty(rows, np.bool_), np.empty(rows, np.bool_)
         _judged(*self._bounds, horizon, self._goals, self.mean, self.steps, self.over, reward, terminated, truncated)
         return reward, terminated, truncated
 

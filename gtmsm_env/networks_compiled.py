@@ -88,16 +88,13 @@ class Moves:
         # the interpreter's lock, no two threads use it at once.
         self._prepared = arrays(*(x.detach() for x in given), torch.empty(len(next(second.parameters())), MOVED))
         self._g, self._weights = law.g, (law.W_a, law.wall_scale, *law.g.parameters())
-        self._where = self._pointers()
-
-    def _pointers(self) -> list[int]:
-        return [*map(Tensor.data_ptr, self._weights)]
+        self._where = [*map(Tensor.data_ptr, self._weights)]
 
     def fits(self, law: nn.Module) -> bool:
         """Whether these are that law's still: of weights that change in place they are."""
         W_a, wall_scale = self._weights[:2]
         mine = self._g is law._modules["g"] and W_a is law._parameters["W_a"] and wall_scale is law._buffers["wall_scale"]
-        return mine and bool(law.walls) and self._pointers() == self._where
+        return mine and bool(law.walls) and [*map(Tensor.data_ptr, self._weights)] == self._where
 
     def __call__(self, s: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         """s (N, n) and a (N,) or (N, T) int64 -> s_1..s_T and u_1..u_T (N, n) or (N, T, n)."""
