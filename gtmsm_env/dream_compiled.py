@@ -71,36 +71,32 @@ def _judged(
         reward[i] = terminated[i]
 
 
-@inlined
-def least(places: Any, x: Any, square: Any) -> Any:
-    """How far x (m,) is from the nearest place (m, P); square: (P,) to work in."""
-    bits = square.view(np.int32)  # which order numbers as they do that are not negative, and of which vectors find the least
-    for p in range(len(square)):
-        down, right = places[0, p] - x[0], places[1, p] - x[1]
-        square[p] = down * down + right * right
-    for d in range(2, len(places)):
-        for p in range(len(square)):
-            apart = places[d, p] - x[d]
-            square[p] += apart * apart
-    nearest = bits[0]
-    for p in range(len(square)):
-        nearest = min(nearest, bits[p])
-    bits[0] = nearest
-    return math.sqrt(max(square[0], f(1e-20)))
-
-
 def distance(places: Tensor, x: Tensor) -> Tensor:
     """places (N or 1, m, P), x (N, m) -> (N,)."""
     found = x.new_empty(x.shape[0])
-    _distance(*arrays(places, x, found))
+    _distance(*arrays(places, x, torch.arange(len(x)), found))
     return found
 
 
 @compiled
-def _distance(places: Any, x: Any, found: Any) -> None:
+def _distance(places: Any, x: Any, rows: Any, found: Any) -> None:
     square = np.empty(places.shape[2], f)
-    for i in range(len(x)):
-        found[i] = least(places[min(i, len(places) - 1)], x[i], square)
+    bits = square.view(np.int32)  # which order numbers as they do that are not negative, and of which vectors find the least
+    for r in range(len(rows)):
+        i = rows[r]
+        own = places[min(i, len(places) - 1)]
+        for p in range(len(square)):
+            down, right = own[0, p] - x[i, 0], own[1, p] - x[i, 1]
+            square[p] = down * down + right * right
+        for d in range(2, len(own)):
+            for p in range(len(square)):
+                apart = own[d, p] - x[i, d]
+                square[p] += apart * apart
+        least = bits[0]
+        for p in range(len(square)):
+            least = min(least, bits[p])
+        bits[0] = least
+        found[r] = math.sqrt(max(square[0], f(1e-20)))
 
 
 def nearest(query: Tensor, keys: Tensor, count: Tensor, k: int) -> Tensor:
@@ -248,21 +244,20 @@ class Stepping:
     def told(self, rows: Any = None) -> dict[str, Any]:
         """What `belief.told` says of rows (R,) or all, without obstacles."""
         rows = self._all if rows is None else rows
-        found = {"state": np.empty((len(rows), 2), f), "novelty": np.empty((len(rows), 1), f)}
-        goal = found["state"][:0]
-        if self._goals.shape[1]:
-            goal = found["goal_state"] = np.empty((len(rows), 2), f)
-        _told(self._unit, self._places, self._goals, self.mean, rows, found["state"], goal, found["novelty"])
-        return found
+        state, goal = np.empty((len(rows), 2), f), np.empty((len(rows) if self._goals.shape[1] else 0, 2), f)
+        novelty = np.empty(len(rows), f)
+        _told(self._unit, self._places, self._goals, self.mean, rows, state, goal, novelty)
+        shown = {"state": state, "novelty": novelty[:, None]}
+        return shown | {"goal_state": goal} if len(goal) else shown
 
 
-@compiled
+@exact
 def _told(unit: Any, places: Any, goals: Any, s: Any, rows: Any, state: Any, goal: Any, novelty: Any) -> None:
-    square = np.empty(places.shape[2], f)
+    """Divided to the last bit as torch does, which tells how rows begin."""
+    _distance(places, s, rows, novelty)
     for r in range(len(rows)):
-        i = rows[r]
-        novelty[r, 0] = least(places[min(i, len(places) - 1)], s[i], square) / unit
+        novelty[r] /= unit
         for d in range(2):
-            state[r, d] = s[i, d] / unit
+            state[r, d] = s[rows[r], d] / unit
             if len(goal):
-                goal[r, d] = goals[i, 0, d] / unit
+                goal[r, d] = goals[rows[r], 0, d] / unit

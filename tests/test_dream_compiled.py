@@ -238,6 +238,7 @@ def test_infos_and_new_worlds_are_the_same(mode: str, shown: Any, walked: bool, 
             asked: dict[str, Any] = {"options": {"reset_mask": np.arange(7) < 3}} if count == 20 else {"seed": 5}
             assert_same(fast.reset(**asked), slow.reset(**asked))
         found = fast.step(actions)
+        assert all(np.array_equal(value, found[0][name]) for name, value in fast._observation().items())  # as beginnings are told
         with monkeypatch.context() as patch:
             patch.setattr(loops, "compiled_loops", lambda name: None)
             assert not slow._by_loops()
