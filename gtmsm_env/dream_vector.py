@@ -525,7 +525,7 @@ class DreamVectorEnv(BatchedRows):
         if len(ended):
             if self.autoreset_mode == AutoresetMode.SAME_STEP:
                 final = ended, self._observation_of(ended) if self._frames else stepping.told(ended), self._facts()
-            if (stepping.begun[ended] < stepping.drawn[ended]).all():
+            if max(stepping.begun[ended] - stepping.drawn[ended]) < 0:  # none is spent
                 self._owe(ended)
                 if self._frames:
                     self._episodes.begin_frames(self._index(ended))

@@ -74,9 +74,10 @@ class DreamVecEnv(VecEnv):
         if final is not None:
             ended, last, before = final
             for i, row in enumerate(ended.tolist()):
-                self.reset_infos[row], own = ({name: column[row].item() for name, column in told.items()} for told in (facts, before))
-                own["terminal_observation"] = {name: value[i] for name, value in last.items()}
-                infos[row] = {**own, "TimeLimit.truncated": bool(truncated[row])}
+                del infos[row]["TimeLimit.truncated"]
+                self.reset_infos[row], infos[row] = infos[row], {name: column[row].item() for name, column in before.items()}
+                infos[row]["terminal_observation"] = {name: value[i] for name, value in last.items()}
+                infos[row]["TimeLimit.truncated"] = bool(truncated[row])
         return observation, reward, terminated | truncated, infos
 
     def _step_wait(self) -> VecEnvStepReturn:
