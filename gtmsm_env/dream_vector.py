@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -45,10 +45,24 @@ from gtmsm_env.worlds import (
     without_views,
 )
 
+if TYPE_CHECKING:
+    from gtmsm_env.dream_compiled import Stepping
+
 Task = Literal["world", "goal", "reward"]
-AHEAD, PICTURED = 64, 8  # episodes that are drawn for a row at once, at most; the same where each shows its goal
+AHEAD, PICTURED = 256, 8  # episodes that are drawn for a row at once, at most; the same where each shows its goal
 TOGETHER = 65_536  # episodes of all rows from which only PICTURED are drawn for each, as all places are looked at for each
 BULK = 256  # worlds that are walked at once, at most: more take little less time each, and the first reset waits for all
+
+
+class Stepped(NamedTuple):
+    """A step as arrays: what Gymnasium's and Stable-Baselines3's infos are made of, and no infos."""
+
+    observation: Observation
+    reward: NDArray[np.float32]
+    terminated: Flags
+    truncated: Flags
+    facts: dict[str, NDArray[Any]]  # what infos tell of every row, (N,) each
+    final: tuple[Rows, Observation, dict[str, NDArray[Any]]] | None  # rows (R,) that began again at once, their last observation, facts
 
 
 class DreamVectorEnv(BatchedRows):
@@ -129,6 +143,7 @@ class DreamVectorEnv(BatchedRows):
         self._warned = False  # of a memory that knows of no obstacles
         self._replays = self._device.type == "cuda" and render_mode is None
         self._replayed: tuple[Replayed, list[str]] | None = None
+        self._stepping: Stepping | None = None
         self._left = np.zeros(num_envs, np.int64)  # episodes that are still to be drawn until another world is walked
         self._paid = np.zeros(num_envs, np.int64)
         self._places = torch.zeros(num_envs, dtype=torch.int64, device=self._device)  # the first of each memory, which are distinct
@@ -204,7 +219,8 @@ class DreamVectorEnv(BatchedRows):
     # ---------------------------------------------------------------- the life of a dream
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_stops": None, "_replayed": None}  # a function, made of the memory; a graph of one device
+        # A function, made of the memory; a graph of one device; arrays that lie where the tensors do.
+        return self.__dict__ | {"_stops": None, "_replayed": None, "_stepping": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -233,7 +249,7 @@ class DreamVectorEnv(BatchedRows):
 
     @torch.no_grad()
     def _begin(self, rows: Rows, options: dict[str, Any]) -> None:
-        self._replayed = None  # it reads what may now be replaced
+        self._replayed = self._stepping = None  # they read what may now be replaced
         belief, state, goal = (options.pop(name, None) for name in ("belief", "state", "goal"))
         if options:
             raise ValueError(f"reset options are belief, state, goal and (in a vector) reset_mask, got also {sorted(options)}")
@@ -245,11 +261,15 @@ class DreamVectorEnv(BatchedRows):
             self._draw_episodes(spent)
         if state is not None or goal is not None:
             self._choose_episodes(rows, state, goal)
-        if isinstance(self._source, WorldsAhead) and self.episodes_per_walk:
-            self._source.owe(2 * len(rows) / self.episodes_per_walk)  # so that worlds are there for rows twice as fast as others
+        self._owe(rows)
         over = np.zeros(self.num_envs, np.bool_)
         over[rows] = True
         self._restart(torch.from_numpy(over).to(self._device))
+
+    def _owe(self, rows: Rows) -> None:
+        """Rows that begin will need worlds before long."""
+        if isinstance(self._source, WorldsAhead) and self.episodes_per_walk:
+            self._source.owe(2 * len(rows) / self.episodes_per_walk)  # so that worlds are there for rows twice as fast as others
 
     def _restart(self, over: Tensor) -> None:
         """The rows `over` (N,) bool begin their next episode."""
@@ -415,6 +435,16 @@ class DreamVectorEnv(BatchedRows):
 
     def _by_mask(self, actions: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
         """`step_tensors` itself."""
+        if stepping := self._by_loops():
+            ended = stepping.over.nonzero()[0]
+            reward, terminated, truncated = map(torch.from_numpy, stepping.move(actions.numpy(), self.horizon))
+            ended = self._over_now(stepping, ended, terminated.numpy(), truncated.numpy())
+            if len(ended):
+                self._episodes.begin_frames(self._index(ended))
+                stepping.begin(ended)
+            self._found = None
+            shown = self._shown() if self._frames else {name: torch.from_numpy(value) for name, value in stepping.told().items()}
+            return shown, reward, terminated, truncated
         ended = self._over
         reward, terminated, truncated = self._move(actions, ended)
         over = terminated | truncated
@@ -459,6 +489,77 @@ class DreamVectorEnv(BatchedRows):
             self._begin(rows, {})
             self._over = self._over.index_fill(0, self._index(rows), False)
         return self._shown()
+
+    def step(self, actions: Rows) -> tuple[Observation, NDArray[np.float64], Flags, Flags, Info]:
+        """See `BatchedRows`."""
+        stepped = self.step_rows(actions)
+        if stepped is None:
+            return super().step(actions)
+        observation, reward, terminated, truncated, facts, final = stepped
+        info = self._told(**facts)
+        if final is not None:
+            rows, last, before = final
+            info |= self._final_of(rows, last, self._told(**before))
+        return observation, reward.astype(np.float64), terminated, truncated, info
+
+    def step_rows(self, actions: Rows) -> Stepped | None:
+        """`step` by loops alone, with what Gymnasium's infos are made of; None where it is torch that steps this dream."""
+        stepping = self._by_loops()
+        if stepping is None:
+            return None
+        ended = stepping.over.nonzero()[0]
+        if len(ended) and self.autoreset_mode == AutoresetMode.DISABLED:
+            return None  # `BatchedRows.step` says what is wrong
+        if not isinstance(actions, np.ndarray) or actions.shape != (self.num_envs,) or actions.dtype != np.int64:
+            actions = self._checked(actions)
+        try:
+            reward, terminated, truncated = stepping.move(actions, self.horizon)
+        except IndexError:
+            self._checked(actions)
+            raise
+        self._found = None
+        if isinstance(self._source, WorldsAhead):
+            with torch.no_grad():
+                self._source.pay(self.generators, self._soonest)
+        ended, final = self._over_now(stepping, ended, terminated, truncated), None
+        if len(ended):
+            if self.autoreset_mode == AutoresetMode.SAME_STEP:
+                final = ended, self._observation_of(ended) if self._frames else stepping.told(ended), self._facts()
+            if max(stepping.begun[ended] - stepping.drawn[ended]) < 0:  # none is spent
+                self._owe(ended)
+                if self._frames:
+                    self._episodes.begin_frames(self._index(ended))
+                stepping.begin(ended)
+            else:
+                self._begin(ended, {})
+            self._found = None
+        observation = self._observation() if self._frames or self._stepping is None else stepping.told()
+        return Stepped(observation, reward, terminated, truncated, self._facts(), final)
+
+    def _over_now(self, stepping: Stepping, ended: Rows, terminated: Flags, truncated: Flags) -> Rows:
+        """Which rows begin again in this step, by those that had ended before it."""
+        over = terminated | truncated
+        if self.autoreset_mode == AutoresetMode.SAME_STEP:
+            return over.nonzero()[0]
+        stepping.over[:] = over
+        return ended
+
+    def _by_loops(self) -> Stepping | None:
+        """What steps this dream without torch, made anew where tensors may have been replaced; None where that is for torch."""
+        if self._stepping is None:
+            now = self._episodes
+            if self._drawing or self.task == "reward" or self.model.landmarks is not None or not self._ready.all():
+                return None
+            loops, networks = loops_for("dream_compiled", now.mean), loops_for("networks_compiled", now.mean)
+            moves = networks.moves(self.model.transition) if loops and networks else None
+            if loops is None or moves is None or self._nearby.places is None:
+                return None
+            now.mean, now.displacement = now.mean.clone(), now.displacement.clone()  # others may hold them, in a belief
+            self._stepping = loops.Stepping(moves, self._there, self._step_length, now, self._over, self._nearby.places)
+        elif not self._stepping.moves.fits(self.model.transition):
+            self._stepping = None
+            return self._by_loops()
+        return self._stepping
 
     @torch.no_grad()
     def _advance(self, actions: Rows) -> tuple[NDArray[np.float64], Flags, Flags]:
@@ -505,7 +606,7 @@ class DreamVectorEnv(BatchedRows):
         """What is believed now, one a row; planners imagine from it. Its memory holds the distinct places."""
         if not self._ready.any():
             raise ResetNeeded("a dream has a belief from its first reset on")
-        self._lent = True
+        self._lent, self._stepping = True, None  # whoever holds these states keeps them as they are
         variance = self._home.variance + self._episodes.steps[:, None] * self.model.transition.sigma_s**2
         return Belief(self._episodes.mean, variance, self._episodes.displacement, self._home.memory)
 
@@ -537,12 +638,16 @@ class DreamVectorEnv(BatchedRows):
     def _observation_of(self, rows: Rows) -> Observation:
         return {name: value.cpu().numpy() for name, value in self._shown(self._index(rows)).items()}
 
-    @torch.no_grad()
     def _info(self) -> Info:
-        info: dict[str, NDArray[Any]] = {"world_steps": self._paid.copy()}
+        return self._told(**self._facts())
+
+    def _facts(self) -> dict[str, NDArray[Any]]:
+        """What infos tell of every row, fresh."""
+        facts: dict[str, NDArray[Any]] = {"world_steps": self._paid.copy()}
         if self.novelty:
-            info["novelty"] = self._novelty().cpu().numpy().copy()
-        return self._told(**info)
+            with torch.no_grad():
+                facts["novelty"] = self._novelty().cpu().numpy().copy()
+        return facts
 
     @property
     def _goal(self) -> Tensor:

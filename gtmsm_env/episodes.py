@@ -31,29 +31,32 @@ class Nearby:
     def __init__(self, memory: SpatialMemory) -> None:
         one = len(memory.s_mean) > 1 and memory.s_mean.stride(0) == 0
         self._tree = memory[torch.tensor(0)] if one and memory.s_mean.shape[1] >= LARGE else None
-        if self._tree is None:
-            self._places = _placed(memory[:1] if one else memory)  # (N or 1, m, P), as phi measures them
+        # (N or 1, m, P), as phi measures them; None of so many that a tree finds the nearest.
+        self.places = _placed(memory[:1] if one else memory) if self._tree is None else None
 
     def put(self, rows: Tensor, memory: SpatialMemory) -> None:
         """Some rows (R,) remember other places, at most as many as there is room for."""
+        assert self.places is not None
         places = _placed(memory)
-        self._places[rows] = F.pad(places, (0, self._places.shape[-1] - places.shape[-1]), value=NOWHERE)
+        self.places[rows] = F.pad(places, (0, self.places.shape[-1] - places.shape[-1]), value=NOWHERE)
 
     def square(self, s: Tensor) -> Tensor:
         """Squared distances of states (N, n) to all places, as `phi` measures them: (N, P)."""
-        return _square(self._places, phi(s))
+        assert self.places is not None
+        return _square(self.places, phi(s))
 
     def distance(self, s: Tensor) -> Tensor:
         """To the nearest place (N,), in the model's unit."""
-        if self._tree is not None:
+        if self.places is None:
+            assert self._tree is not None
             return self._tree.nearest(s, 1)[0].squeeze(-1)
-        loops = loops_for("dream_compiled", s, self._places)
-        if loops and self._places.shape[1] > 1:  # they take two axes at once
-            found: Tensor = loops.distance(self._places, phi(s))
+        loops = loops_for("dream_compiled", s, self.places)
+        if loops and self.places.shape[1] > 1:  # they take two axes at once
+            found: Tensor = loops.distance(self.places, phi(s))
             return found
         # In one pass on a GPU: what lies between is several times as large as the places.
         least = fused(_distance) if s.is_cuda else _distance
-        return least(self._places, phi(s))
+        return least(self.places, phi(s))
 
     def index(self, s: Tensor) -> Tensor:
         """Which place is nearest, (N,) int64."""
@@ -152,7 +155,7 @@ class Episodes:
     goals: Tensor  # (N, G, n), of the episodes they are in
     frames: Tensor | None = None  # (N, H, W, C) uint8
     steps: Tensor  # (N,) int64, steps of these episodes
-    _table: Tensor  # (N, E, 2 n + G n), what episodes begin with, side by side: it is looked up once a step
+    table: Tensor  # (N, E, 2 n + G n), what episodes begin with, side by side: it is looked up once a step
     _frames: Tensor | None = None  # (N, E, H, W, C) uint8
 
     def __init__(self, rows: int, size: int, device: torch.device) -> None:
@@ -182,8 +185,8 @@ class Episodes:
 
     def put(self, rows: Tensor, starts: Starts, count: Tensor, numbers: Tensor) -> None:
         """What rows (R,) begin next, all rows the first time: `count` (R,) of E episodes, made of `numbers` (R, E, 2)."""
-        if not hasattr(self, "_table"):
-            self._table, self._frames = starts.side_by_side(), starts.frames
+        if not hasattr(self, "table"):
+            self.table, self._frames = starts.side_by_side(), starts.frames
             first = starts.mean[:, 0], starts.displacement[:, 0], starts.goals[:, 0]
             self.mean, self.displacement, self.goals = (x.clone(memory_format=torch.contiguous_format) for x in first)
             self.frames = None if starts.frames is None else starts.frames[:, 0].clone()
@@ -197,7 +200,7 @@ class Episodes:
 
     def next_of(self, rows: Tensor) -> Starts:
         """The very next episode of rows (R,), as starts of E = 1."""
-        mean, displacement, goals = self._apart(self._table[self._next(rows)][:, None])
+        mean, displacement, goals = self._apart(self.table[self._next(rows)][:, None])
         return Starts(mean, displacement, goals, None if self._frames is None else self._frames[self._next(rows)][:, None])
 
     def next_numbers(self, rows: Tensor) -> Tensor:
@@ -213,9 +216,9 @@ class Episodes:
         room = starts.goals.shape[-2] - self.goals.shape[-2]
         if room > 0:
             self.goals = F.pad(self.goals, (0, 0, 0, room), value=NOWHERE)
-            self._table = F.pad(self._table, (0, room * self.goals.shape[-1]), value=NOWHERE)
+            self.table = F.pad(self.table, (0, room * self.goals.shape[-1]), value=NOWHERE)
         table = starts.side_by_side()
-        self._table[rows, which] = F.pad(table, (0, self._table.shape[-1] - table.shape[-1]), value=NOWHERE)
+        self.table[rows, which] = F.pad(table, (0, self.table.shape[-1] - table.shape[-1]), value=NOWHERE)
         if self._frames is not None and starts.frames is not None:
             self._frames[rows, which] = starts.frames
 
@@ -227,16 +230,14 @@ class Episodes:
     def begin(self, over: Tensor) -> None:
         """The rows `over` (N,) bool begin their next episode."""
         if loops := loops_for("dream_compiled", self.mean):
-            if not over.any():
+            if not len(rows := over.nonzero().squeeze(1)):
                 return
-            if self.frames is not None and self._frames is not None:
-                which = over.nonzero().squeeze(1)
-                self.frames[which] = self._frames[self._next(which)]
+            self.begin_frames(rows)
             self.mean, self.displacement = self.mean.clone(), self.displacement.clone()  # others may hold them, in a belief
-            loops.begin(over, self.begun, self.drawn, self._table, self.mean, self.displacement, self.goals, self.steps)
+            loops.begin(rows, self.begun, self.drawn, self.table, self.mean, self.displacement, self.goals, self.steps)
             return
         at, which = self._base + self.begun % self.drawn, over[:, None]
-        mean, displacement, goals = self._apart(self._table.flatten(0, 1).index_select(0, at))
+        mean, displacement, goals = self._apart(self.table.flatten(0, 1).index_select(0, at))
         self.mean, self.displacement = torch.where(which, mean, self.mean), torch.where(which, displacement, self.displacement)
         if self.goals.shape[1]:
             self.goals = torch.where(which[..., None], goals, self.goals)
@@ -244,6 +245,11 @@ class Episodes:
             self.frames = torch.where(which[..., None, None], self._frames.flatten(0, 1).index_select(0, at), self.frames)
         self.steps = self.steps.masked_fill(over, 0)
         self.begun = self.begun + over
+
+    def begin_frames(self, rows: Tensor) -> None:
+        """What rows (R,) that are about to begin their next episode show of its goal; the rest is for loops."""
+        if self.frames is not None and self._frames is not None:
+            self.frames[rows] = self._frames[self._next(rows)]
 
 
 def choose_goals(
@@ -261,6 +267,9 @@ def choose_goals(
 
     Returns: which place (R, E) int64, and from how many it was picked (R, E); of none it is meaningless.
     """
+    if loops := loops_for("dream_compiled", start, s):
+        found: tuple[Tensor, Tensor] = loops.chosen(number, start, s, count, looks.label, there, radius)
+        return found
     close = (phi(s)[:, None] - phi(start)[:, :, None]).square().sum(dim=-1) <= radius**2  # (R, E or 1, P)
     label = looks.label[:, None].expand_as(close)
     like = torch.zeros_like(label).scatter_add_(2, label, close.long()).gather(2, label) > 0

@@ -10,7 +10,6 @@ All loops that call `silu` or `four` are in this file, as Numba compiles loops a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -61,44 +60,52 @@ def four(weight: Any, bias: Any, j: Any, x: Any, y: Any, width: Any) -> None:
             y3[r] += w0 * x0 + w1 * x1 + w2 * x2 + w3 * x3
 
 
-def moves(law: nn.Module) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
-    """A law as a function of s (N, n) and a (N,) or (N, T) int64 to s_1..s_T and u_1..u_T (N, n) or (N, T, n), IndexError for no action.
-
-    None if loops cannot compute it.
-    """
-    g, weights, where, moved = _prepared.get(law, (None, (), None, None))
-    same = g and g is law._modules["g"] and weights[0] is law._parameters["W_a"] and weights[1] is law._buffers["wall_scale"]
-    if same and law.walls and [x.data_ptr() for x in weights] == where:
-        return moved  # weights that change in place are seen
+def moves(law: nn.Module) -> Moves | None:
+    """A law's loops; None if they cannot compute it."""
+    if (moved := _prepared.get(law)) and moved.fits(law):
+        return moved
     if not isinstance(law, LinearWithWalls) or not law.walls or [type(layer) for layer in law.g] != GATE:  # somebody's own walls
         return None
     weights, h = (law.W_a, law.wall_scale, *law.g.parameters()), len(next(law.g.parameters()))
     shapes = [(2, law.W_a.shape[1]), (2,), (h, 2), (h,), (h, h), (h,), (1, h), (1,)]
     if [tuple(x.shape) for x in weights] != shapes or h % 4 or any(x.dtype != torch.float32 for x in weights):
         return None
-    moved = _moves_of(law)
-    _prepared[law] = law.g, weights, [x.data_ptr() for x in weights], moved
+    _prepared[law] = moved = Moves(law)
     return moved
 
 
-_prepared: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()  # of each law g, its weights, where they lie, and the function
+_prepared: WeakKeyDictionary[nn.Module, Moves] = WeakKeyDictionary()
 
 
-def _moves_of(law: LinearWithWalls) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    first, _, second, _, last = law.g
-    assert isinstance(last, nn.Linear)
-    given = law.W_a, law.wall_scale, *first.parameters(), *second.parameters(), last.weight[0], last.bias
-    # The hidden layer stays where torch puts it: laid anew in each call it lies where loading it takes longer at times. As loops hold the
-    # interpreter's lock, no two threads use it at once.
-    prepared = arrays(*(x.detach() for x in given), torch.empty(len(next(second.parameters())), MOVED))
+class Moves:
+    """The steps of a law. IndexError for what is no action; then nothing has moved."""
 
-    def moved(s: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+    def __init__(self, law: LinearWithWalls) -> None:
+        first, _, second, _, last = law.g
+        assert isinstance(last, nn.Linear)
+        given = law.W_a, law.wall_scale, *first.parameters(), *second.parameters(), last.weight[0], last.bias
+        # The hidden layer stays where torch puts it: laid anew in each call it lies where loading it takes longer at times. As loops hold
+        # the interpreter's lock, no two threads use it at once.
+        self._prepared = arrays(*(x.detach() for x in given), torch.empty(len(next(second.parameters())), MOVED))
+        self._g, self._weights = law.g, (law.W_a, law.wall_scale, *law.g.parameters())
+        self._where = [*map(Tensor.data_ptr, self._weights)]
+
+    def fits(self, law: nn.Module) -> bool:
+        """Whether these are that law's still: of weights that change in place they are."""
+        W_a, wall_scale = self._weights[:2]
+        mine = self._g is law._modules["g"] and W_a is law._parameters["W_a"] and wall_scale is law._buffers["wall_scale"]
+        return mine and bool(law.walls) and [*map(Tensor.data_ptr, self._weights)] == self._where
+
+    def __call__(self, s: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+        """s (N, n) and a (N,) or (N, T) int64 -> s_1..s_T and u_1..u_T (N, n) or (N, T, n)."""
         after, u = s.new_empty(*a.shape, s.shape[1]), s.new_empty(*a.shape, s.shape[1])
         walks = [x.numpy() if a.dim() == 2 else x.numpy()[:, None] for x in (a, after, u)]
-        _moves(*[*prepared, s.numpy(), *walks])
+        _moves(*[*self._prepared, s.numpy(), *walks])
         return after, u
 
-    return moved
+    def in_place(self, s: Any, u: Any, a: Any) -> None:
+        """One step of arrays s and u (N, n) by a (N,) int64."""
+        _moves(*[*self._prepared, s, a[:, None], s[:, None], u[:, None]])
 
 
 @compiled
@@ -112,6 +119,10 @@ def _moves(W_a: Any, scale: Any, W: Any, b: Any, V: Any, c: Any, w: Any, d: Any,
     second, g = np.empty((4, MOVED), f), np.empty(MOVED, f)
     lane, parent, does = np.empty(MOVED, np.int32), np.empty(MOVED, np.int32), np.empty(MOVED, np.int32)  # of rows; of lanes
     taken = np.empty(MOVED * actions, np.int32)  # which lane goes on from one by an action
+    for r in range(len(a)):  # before anything is written, as `after` may be s
+        for t in range(steps):
+            if not 0 <= a[r, t] < actions:
+                raise IndexError("An action is an integer from 0 on, smaller than the number of actions; one of those given is not.")
     for begin in range(0, len(s), MOVED):
         rows = min(MOVED, len(s) - begin)
         lanes = 0
@@ -123,10 +134,7 @@ def _moves(W_a: Any, scale: Any, W: Any, b: Any, V: Any, c: Any, w: Any, d: Any,
             lane[r] = lanes - 1
         for t in range(steps):
             for r in range(rows):
-                action = a[begin + r, t]
-                if not 0 <= action < actions:
-                    raise IndexError("An action is an integer from 0 on, smaller than the number of actions; one of those given is not.")
-                does[r] = action
+                does[r] = a[begin + r, t]
             if lanes < rows:
                 taken[: lanes * actions] = -1
                 before[:, :lanes] = place[:, :lanes]

@@ -132,13 +132,17 @@ class BatchedRows(VectorEnv[Observation, Rows, Any]):
 
     def _final(self) -> Info:
         """The last observation and info of the rows that ended, as Gymnasium's same-step autoreset tells them."""
-        ended = self._ended
-        rows, final = np.flatnonzero(ended), np.full(self.num_envs, None, dtype=object)
-        observation = self._observation_of(rows)
+        rows = np.flatnonzero(self._ended)
+        return self._final_of(rows, self._observation_of(rows), self._info())
+
+    def _final_of(self, rows: Rows, observation: Observation, info: Info) -> Info:
+        """The same by the observation of these rows, and the info of all."""
+        ended, final = np.zeros(self.num_envs, np.bool_), np.full(self.num_envs, None, dtype=object)
+        ended[rows] = True
         for i, row in enumerate(rows):
             final[row] = {key: value[i].copy() for key, value in observation.items()}
-        info = {key: value & ended if key.startswith("_") else value for key, value in self._info().items()}
-        return {"final_obs": final, "_final_obs": ended.copy(), "final_info": info, "_final_info": ended.copy()}
+        info = {key: value & ended if key.startswith("_") else value for key, value in info.items()}
+        return {"final_obs": final, "_final_obs": ended, "final_info": info, "_final_info": ended.copy()}
 
     def _told(self, **values: NDArray[Any]) -> Info:
         """An info that tells these values for every row."""

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from gtmsm_env import loops
+from gtmsm_env import dream_vector, loops
 from gtmsm_env.data import walk
 from gtmsm_env.dream import DreamVectorEnv
-from gtmsm_env.episodes import Nearby
+from gtmsm_env.episodes import Looks, Nearby, choose_goals
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
 from gtmsm_env.neighbours import search_all
 from gtmsm_env.types import Belief, Tolerance
+from gtmsm_env.worlds import WorldsAhead
 
 pytest.importorskip("numba")
 
@@ -147,6 +148,8 @@ def test_a_dream_can_be_copied(belief: Belief) -> None:
     env.reset(seed=0)
     env.step(np.zeros(7, np.int64))
     other = copy.deepcopy(env)
+    assert env._stepping
+    assert not other._stepping
     for _ in range(3):
         before = env.belief.mean.clone()
         other.step(np.ones(7, np.int64))
@@ -157,9 +160,10 @@ def test_a_dream_can_be_copied(belief: Belief) -> None:
 
 @pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
 @pytest.mark.parametrize("shown", ["state", "belief", "frame"])
-@pytest.mark.parametrize("door", ["step", "step_tensors"])
+@pytest.mark.parametrize("door", ["step", "step_tensors", "both"])
 def test_a_dream_is_the_same(mode: str, shown: Any, door: str, belief: Belief, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Step for step, through its ends and beginnings, as torch computes it."""
+    """Step for step, through its ends and beginnings, as torch computes it; where rows begin all that was drawn for them, too."""
+    monkeypatch.setattr(dream_vector, "AHEAD", 3)
 
     def dream() -> DreamVectorEnv:
         made = DreamVectorEnv(7, model=MODEL, belief=belief, start="remembered", horizon=9, observation=shown, autoreset_mode=mode)
@@ -167,7 +171,8 @@ def test_a_dream_is_the_same(mode: str, shown: Any, door: str, belief: Belief, m
         return made
 
     def step(env: DreamVectorEnv, actions: torch.Tensor) -> list[Any]:
-        observation, *told = env.step_tensors(actions) if door == "step_tensors" else env.step(actions.numpy())[:4]
+        tensors = door == "step_tensors" or (door == "both" and count % 2)
+        observation, *told = env.step_tensors(actions) if tensors else env.step(actions.numpy())[:4]
         return [*observation.values(), *told]
 
     fast, slow, ends = dream(), dream(), 0
@@ -194,3 +199,121 @@ def test_a_dream_is_the_same(mode: str, shown: Any, door: str, belief: Belief, m
             patch.setattr(loops, "compiled_loops", lambda name: None)
             step(slow, actions)
     assert ends > 40
+
+
+def assert_same(mine: Any, theirs: Any) -> None:
+    """But for rounding, however deep in infos."""
+    assert type(mine) is type(theirs)
+    if isinstance(mine, dict):
+        assert mine.keys() == theirs.keys()
+        for key in mine:
+            assert_same(mine[key], theirs[key])
+    elif isinstance(mine, list | tuple) or (isinstance(mine, np.ndarray) and mine.dtype == object):
+        for a, b in zip(mine, theirs, strict=True):
+            assert_same(a, b)
+    elif isinstance(mine, np.ndarray):
+        assert mine.dtype == theirs.dtype
+        close = 1 if mine.dtype == np.uint8 else 1e-4
+        np.testing.assert_allclose(mine.astype(np.float64), theirs.astype(np.float64), atol=close, rtol=1e-5)
+    else:
+        assert mine == (pytest.approx(theirs, abs=1e-4) if isinstance(theirs, float) else theirs)
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
+@pytest.mark.parametrize("shown", ["state", "frame"])
+@pytest.mark.parametrize("walked", [False, True])
+def test_infos_and_new_worlds_are_the_same(mode: str, shown: Any, walked: bool, belief: Belief, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through Gymnasium's door, where rows are drawn new episodes, and enter new worlds, as they go."""
+    monkeypatch.setattr(dream_vector, "AHEAD", 3)
+    source: dict[str, Any] = {"walk_steps": 32, "episodes_per_walk": 2} if walked else {"belief": belief}
+    kwargs = {"model": MODEL, "start": "remembered", "horizon": 5, "observation": shown, "novelty": walked, "autoreset_mode": mode}
+    fast, slow = (DreamVectorEnv(7, **kwargs, **source) for _ in range(2))
+    assert_same(fast.reset(seed=3), slow.reset(seed=3))
+    assert fast._by_loops()
+    earlier: Any = None
+    seen = set()
+    for count in range(60):
+        actions = np.random.default_rng(count).integers(5, size=7)
+        if count in (20, 40):  # some rows begin anew, and all by another seed
+            asked: dict[str, Any] = {"options": {"reset_mask": np.arange(7) < 3}} if count == 20 else {"seed": 5}
+            assert_same(fast.reset(**asked), slow.reset(**asked))
+        found = fast.step(actions)
+        assert all(np.array_equal(value, found[0][name]) for name, value in fast._observation().items())  # as beginnings are told
+        with monkeypatch.context() as patch:
+            patch.setattr(loops, "compiled_loops", lambda name: None)
+            assert not slow._by_loops()
+            assert_same(found, slow.step(actions))
+        if isinstance(fast._source, WorldsAhead):  # worlds are walked ahead as fast
+            assert isinstance(slow._source, WorldsAhead)
+            assert fast._source._due == pytest.approx(slow._source._due)
+            seen.add(fast._source._due)
+        if earlier:
+            assert_same(*earlier)  # what was told stays as it was told
+        earlier = found, copy.deepcopy(found)
+    assert fast._paid.min() > 31 if walked else not fast._paid.any()
+    assert len(seen) > 5 or not walked
+    assert np.array_equal(fast._left, slow._left)
+
+
+def test_no_row_moves_where_one_action_is_none(belief: Belief) -> None:
+    """Whichever row's it is: of many, loops move some after others."""
+    env = DreamVectorEnv(300, model=MODEL, belief=belief[torch.arange(300) % 7], observation="state")
+    env.reset(seed=0)
+    env.step(np.zeros(300, np.int64))
+    before, none = env.belief.mean.clone(), np.zeros(300, np.int64)
+    none[299] = 5
+    with pytest.raises(ValueError, match="actions must lie between 0 and 4, got 5"):
+        env.step(none)
+    with pytest.raises(IndexError):
+        env.step_tensors(torch.from_numpy(none))
+    with pytest.raises(ValueError, match="one a row"):
+        env.step(none[:299])
+    assert torch.equal(env.belief.mean, before)
+    assert not env._episodes.steps.sub(1).any()
+
+
+def test_actions_may_lie_anywhere(belief: Belief) -> None:
+    env, other = (DreamVectorEnv(7, model=MODEL, belief=belief, observation="state") for _ in range(2))
+    env.reset(seed=0)
+    other.reset(seed=0)
+    actions = np.arange(7) % 5
+    fixed = actions.copy()
+    fixed.setflags(write=False)
+    for given in (fixed, np.repeat(actions, 2)[::2], actions.astype(np.uint8), actions.tolist()):
+        assert np.array_equal(env.step(given)[0]["state"], other.step(actions)[0]["state"])
+
+
+def test_what_changes_between_steps_is_seen(belief: Belief) -> None:
+    """The horizon, and weights that lie elsewhere."""
+    model = copy.deepcopy(MODEL)
+    env = DreamVectorEnv(7, model=model, belief=belief, observation="state")
+    env.reset(seed=0)
+    env.step(np.zeros(7, np.int64))
+    assert env._by_loops()
+    env.horizon = 2
+    assert env.step(np.zeros(7, np.int64))[3].any()
+    env.reset(seed=0)
+    before = env.step(np.zeros(7, np.int64))[0]["state"]
+    model.transition.W_a.data = torch.zeros_like(model.transition.W_a)
+    assert np.array_equal(env.step(np.zeros(7, np.int64))[0]["state"], before)
+    model.transition.walls = False
+    assert not env._by_loops()
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_goals_are_those_of_torch(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of memories with fewer distinct places than others; of starts that episodes share, or not; and where there is no goal."""
+    s, z = torch.randn(6, 12, n, generator=draws(1)), torch.randint(4, (6, 12, 1), generator=draws(2)).float()
+    z[5] = 0  # all looks the same
+    looks = Looks.of(SpatialMemory(s, torch.ones_like(s), {"z_mean": z, "z_variance": z}, torch.full((6,), 12)))
+    number, count = torch.rand(6, 40, generator=draws(3), dtype=torch.float64), torch.tensor([12, 9, 1, 5, 12, 12])
+    for start in (s[:, :1] + 0.1, s[:, torch.arange(40) % 12], torch.randn(6, 40, n, generator=draws(4))):
+        asked = number, start, s, count, looks, Tolerance(0.5, 0.7), 0.6
+        entry, choices = choose_goals(*asked)
+        with monkeypatch.context() as patch:
+            patch.setattr(loops, "compiled_loops", lambda name: None)
+            expected, theirs = choose_goals(*asked)
+        assert torch.equal(choices, theirs)
+        assert torch.equal(entry[choices > 0], expected[choices > 0])
+        assert (choices > 3).any()
+        assert not choices[2].all()

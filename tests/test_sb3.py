@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 from exact import exact_model
 from gymnasium import spaces
+from gymnasium.vector import VectorWrapper
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 from gtmsm_env.belief import VectorBeliefWrapper
@@ -62,6 +64,49 @@ def test_finished_rows() -> None:
         reached += int(terminated.sum())
     assert cut
     assert reached
+
+
+@pytest.mark.parametrize("novelty", [False, True])
+@pytest.mark.parametrize("observation", ["frame", "state"])
+def test_a_dream_tells_it_what_gymnasium_is_told(observation: Any, novelty: bool) -> None:
+    """Where loops step a dream, the door does without Gymnasium's infos; around it a wrapper that changes nothing makes it take them."""
+    pytest.importorskip("numba")
+    kwargs = {"model": "image-navigation", "episodes_per_walk": 2, "observation": observation, "novelty": novelty}
+    env, plain = DreamVecEnv(dreams(5, **kwargs)), DreamVecEnv(VectorWrapper(dreams(5, **kwargs)))
+    for each in (env, plain):
+        each.seed(3)
+        each.reset()
+    ends, earlier = 0, None
+    for count in range(60):
+        actions = np.random.default_rng(count).integers(0, 5, 5)
+        found, expected = env.step(actions), plain.step(actions)
+        assert_equal(found, expected)
+        assert_equal(env.reset_infos, plain.reset_infos)
+        if earlier:
+            assert_equal(*earlier)  # what was told stays as it was told
+        earlier = found, copy.deepcopy(found)
+        ends += int(found[2].sum())
+    assert ends > 40
+    assert isinstance(env.envs, DreamVectorEnv)
+    assert env.envs.step_rows(actions)
+    found[3][0]["mine"] = 1
+    assert "mine" not in env.step(actions)[3][0]
+
+
+def assert_equal(mine: Any, theirs: Any) -> None:
+    """To the last bit, however deep in infos, and of the same types."""
+    assert type(mine) is type(theirs)
+    if isinstance(mine, dict):
+        assert mine.keys() == theirs.keys()
+        assert_equal([mine[key] for key in mine], [theirs[key] for key in mine])
+    elif isinstance(mine, list | tuple):
+        for a, b in zip(mine, theirs, strict=True):
+            assert_equal(a, b)
+    elif isinstance(mine, np.ndarray):
+        assert mine.dtype == theirs.dtype
+        assert np.array_equal(mine, theirs)
+    else:
+        assert mine == theirs
 
 
 def test_what_sb3_asks_of_it() -> None:
