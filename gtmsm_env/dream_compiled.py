@@ -226,12 +226,13 @@ class Stepping:
             now.mean, now.displacement, now.steps, now.begun, now.drawn, now.table
         )
         self._goals, self._flat_goals, self.over, self._places = arrays(now.goals, now.goals.flatten(1), over, places)
+        self._walked = self.mean[:, None], self.displacement[:, None]  # as walks of one step
         self._all = np.arange(len(self.mean))
 
     def move(self, actions: Any, horizon: int) -> tuple[Any, Any, Any]:
         """All rows by actions (N,): reward float32, terminated and truncated, all zero of rows that were over."""
         # Of one kind to all that compile loops: contiguous, and not read-only.
-        self.moves.in_place(self.mean, self.displacement, actions.astype(np.int64))
+        self.moves.in_place(self.mean, actions.astype(np.int64)[:, None], *self._walked)
         rows = len(actions)
         reward, terminated, truncated = np.empty(rows, f), np.empty(rows, np.bool_), np.empty(rows, np.bool_)
         _judged(*self._bounds, horizon, self._goals, self.mean, self.steps, self.over, reward, terminated, truncated)

@@ -103,9 +103,9 @@ class Moves:
         _moves(*[*self._prepared, s.numpy(), *walks])
         return after, u
 
-    def in_place(self, s: Any, u: Any, a: Any) -> None:
-        """One step of arrays s and u (N, n) by a (N,) int64."""
-        _moves(*[*self._prepared, s, a[:, None], s[:, None], u[:, None]])
+    def in_place(self, s: Any, a: Any, after: Any, u: Any) -> None:
+        """Of arrays s (N, n) and a (N, T) int64 into s_1..s_T and u_1..u_T (N, T, n), which may lie where s does if T is 1."""
+        _moves(*[*self._prepared, s, a, after, u])
 
 
 @compiled
