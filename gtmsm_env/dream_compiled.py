@@ -164,7 +164,7 @@ def _apart(square: Any, keys: Any, count: Any, keep: Any) -> None:
 def chosen(
     number: Tensor, start: Tensor, s: Tensor, count: Tensor, label: Tensor, there: Tolerance, radius: float
 ) -> tuple[Tensor, Tensor]:
-    """See `episodes.choose_goals`; label: (R, P) int64 as in its `looks`."""
+    """See `episodes.choose_goals`; label: (R, P) int64 as in its `looks`. Cosines of headings may differ from torch's in the last bit."""
     entry, choices = torch.zeros(number.shape, dtype=torch.int64), torch.empty(number.shape, dtype=torch.int64)
     given = (x.contiguous() for x in (number, start, s, count, label))
     _chosen(*bounds(there), f(radius**2), *arrays(*given, entry, choices))

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 Task = Literal["world", "goal", "reward"]
 AHEAD, PICTURED = 256, 8  # episodes that are drawn for a row at once, at most; the same where each shows its goal
 TOGETHER = 65_536  # episodes of all rows from which only PICTURED are drawn for each, as all places are looked at for each
+NOBODY, INT64 = np.empty(0, np.int64), np.dtype(np.int64)
 BULK = 256  # worlds that are walked at once, at most: more take little less time each, and the first reset waits for all
 
 
@@ -409,7 +410,8 @@ class DreamVectorEnv(BatchedRows):
         actions than (N,) int64 on the device; ResetNeeded before `reset`.
 
         On a GPU the first step after a reset, or after `step` or `renew` has begun rows, records a CUDA graph, which waits for the device;
-        later ones replay it. What is changed of this object or of the model's settings (not its weights) is seen by the next recording. A
+        later ones replay it. What is changed of this object or of the model's settings (not its weights) is seen by the next recording; on
+        a CPU likewise by the first step after rows have begun or a belief was asked for, but the horizon and the law at once. A
         dream that is made with a render_mode records none.
         """
         if self.autoreset_mode == AutoresetMode.DISABLED:
@@ -503,14 +505,17 @@ class DreamVectorEnv(BatchedRows):
         return observation, reward.astype(np.float64), terminated, truncated, info
 
     def step_rows(self, actions: Rows) -> Stepped | None:
-        """`step` by loops alone, with what Gymnasium's infos are made of; None where it is torch that steps this dream."""
+        """`step` by loops alone, with what Gymnasium's infos are made of; None where `step` itself is to be asked, or says what is wrong.
+
+        ValueError for actions that are none.
+        """
         stepping = self._by_loops()
         if stepping is None:
             return None
-        ended = stepping.over.nonzero()[0]
+        ended = NOBODY if self.autoreset_mode == AutoresetMode.SAME_STEP else stepping.over.nonzero()[0]
         if len(ended) and self.autoreset_mode == AutoresetMode.DISABLED:
-            return None  # `BatchedRows.step` says what is wrong
-        if not isinstance(actions, np.ndarray) or actions.shape != (self.num_envs,) or actions.dtype != np.int64:
+            return None
+        if not isinstance(actions, np.ndarray) or actions.shape != (self.num_envs,) or actions.dtype != INT64:
             actions = self._checked(actions)
         try:
             reward, terminated, truncated = stepping.move(actions, self.horizon)
@@ -525,7 +530,7 @@ class DreamVectorEnv(BatchedRows):
         if len(ended):
             if self.autoreset_mode == AutoresetMode.SAME_STEP:
                 final = ended, self._observation_of(ended) if self._frames else stepping.told(ended), self._facts()
-            if max(stepping.begun[ended] - stepping.drawn[ended]) < 0:  # none is spent
+            if (stepping.begun[ended] < stepping.drawn[ended]).all():  # none is spent
                 self._owe(ended)
                 if self._frames:
                     self._episodes.begin_frames(self._index(ended))
@@ -546,9 +551,11 @@ class DreamVectorEnv(BatchedRows):
 
     def _by_loops(self) -> Stepping | None:
         """What steps this dream without torch, made anew where tensors may have been replaced; None where that is for torch."""
+        if self._stepping and not self._stepping.moves.fits(self.model.transition):
+            self._stepping = None
         if self._stepping is None:
-            now = self._episodes
-            if self._drawing or self.task == "reward" or self.model.landmarks is not None or not self._ready.all():
+            now, its_own = self._episodes, type(self) is not DreamVectorEnv  # whose methods steps here would pass by
+            if its_own or self._drawing or self.task == "reward" or self.model.landmarks is not None or not self._ready.all():
                 return None
             loops, networks = loops_for("dream_compiled", now.mean), loops_for("networks_compiled", now.mean)
             moves = networks.moves(self.model.transition) if loops and networks else None
@@ -556,9 +563,6 @@ class DreamVectorEnv(BatchedRows):
                 return None
             now.mean, now.displacement = now.mean.clone(), now.displacement.clone()  # others may hold them, in a belief
             self._stepping = loops.Stepping(moves, self._there, self._step_length, now, self._over, self._nearby.places)
-        elif not self._stepping.moves.fits(self.model.transition):
-            self._stepping = None
-            return self._by_loops()
         return self._stepping
 
     @torch.no_grad()

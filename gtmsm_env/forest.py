@@ -1,4 +1,4 @@
-"""Exact nearest neighbours in one large memory that is written while it is read: a few k-d trees and a short tail.
+"""Exact nearest neighbours in one large memory that is written while it is read: a few k-d trees or grids, and a short tail.
 
 pykdtree's trees do not change. So consecutive entries share a tree, each tree is at least RATIO times as large as all that follows it,
 and the last entries, fewer than BUFFER, are in none. What has become too large for the tree before it is built anew together with it:

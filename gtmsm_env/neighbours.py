@@ -86,7 +86,7 @@ def search_all(query: Tensor, keys: Tensor, count: Tensor, k: int) -> Tensor:
 
 
 def search_tree(query: Tensor, keys: Tensor, k: int) -> Tensor:
-    """One memory that is asked once, through a k-d tree. query (Q, n), keys (N, n) -> (Q, k)"""
+    """One memory that is asked once, through a forest. query (Q, n), keys (N, n) -> (Q, k)"""
     rows = keys.detach().float().numpy()
     return torch.from_numpy(Forest().grown(rows).nearest(query.detach().float().contiguous().numpy(), rows, k))
 

@@ -10,6 +10,8 @@ All loops that call `silu` or `four` are in this file, as Numba compiles loops a
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from operator import getitem
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -87,14 +89,20 @@ class Moves:
         # The hidden layer stays where torch puts it: laid anew in each call it lies where loading it takes longer at times. As loops hold
         # the interpreter's lock, no two threads use it at once.
         self._prepared = arrays(*(x.detach() for x in given), torch.empty(len(next(second.parameters())), MOVED))
-        self._g, self._weights = law.g, (law.W_a, law.wall_scale, *law.g.parameters())
-        self._where = [*map(Tensor.data_ptr, self._weights)]
+        self._layers = list(law.g)
+        held: list[tuple[Any, Any]] = [(law._parameters, "W_a"), (law._buffers, "wall_scale")]
+        held += [(layer._parameters, name) for layer in self._layers for name in layer._parameters]
+        self._held, self._names = zip(*held, strict=True)
+        self._where = self._lie()
+
+    def _lie(self) -> list[int]:
+        weights: Iterator[Tensor] = map(getitem, self._held, self._names)
+        return [*map(Tensor.data_ptr, weights)]
 
     def fits(self, law: nn.Module) -> bool:
         """Whether these are that law's still: of weights that change in place they are."""
-        W_a, wall_scale = self._weights[:2]
-        mine = self._g is law._modules["g"] and W_a is law._parameters["W_a"] and wall_scale is law._buffers["wall_scale"]
-        return mine and bool(law.walls) and [*map(Tensor.data_ptr, self._weights)] == self._where
+        same = self._held[0] is law._parameters and [*law._modules["g"]._modules.values()] == self._layers  # type: ignore[union-attr]
+        return same and bool(law.walls) and self._lie() == self._where
 
     def __call__(self, s: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         """s (N, n) and a (N,) or (N, T) int64 -> s_1..s_T and u_1..u_T (N, n) or (N, T, n)."""

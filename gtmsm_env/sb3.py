@@ -61,10 +61,10 @@ class DreamVecEnv(VecEnv):
 
     def step_wait(self) -> VecEnvStepReturn:
         # Asked of a dream itself, as Gymnasium's infos take as long to make and to take apart again as all else does.
-        stepped = self.envs.step_rows(self._actions) if type(self.envs) is DreamVectorEnv else None
-        return self._step_wait() if stepped is None else self._told(stepped)
+        stepped = self.envs.step_rows(self._actions) if isinstance(self.envs, DreamVectorEnv) else None
+        return self._step_wait() if stepped is None else self._of_dream(stepped)
 
-    def _told(self, stepped: Stepped) -> VecEnvStepReturn:
+    def _of_dream(self, stepped: Stepped) -> VecEnvStepReturn:
         """A step as SB3 wants it; `_step_wait` says the same."""
         observation, reward, terminated, truncated, facts, final = stepped
         infos: list[dict[str, Any]] = [{"world_steps": steps, "TimeLimit.truncated": False} for steps in facts["world_steps"].tolist()]

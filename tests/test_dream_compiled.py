@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from gtmsm_env.episodes import Looks, Nearby, choose_goals
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
 from gtmsm_env.neighbours import search_all
+from gtmsm_env.sb3 import DreamVecEnv
 from gtmsm_env.types import Belief, Tolerance
 from gtmsm_env.worlds import WorldsAhead
 
@@ -176,11 +178,15 @@ def test_a_dream_is_the_same(mode: str, shown: Any, door: str, belief: Belief, m
         return [*observation.values(), *told]
 
     fast, slow, ends = dream(), dream(), 0
+    assert fast._by_loops()
+    with monkeypatch.context() as patch:
+        patch.setattr(loops, "compiled_loops", lambda name: None)
+        assert not slow._by_loops()
     for count in range(100):
         actions = torch.randint(5, (7,), generator=draws(count))
         found = step(fast, actions)
         kept = [torch.as_tensor(x).clone() for x in found]
-        held = fast.belief.mean.clone(), fast.belief.mean
+        held = (fast.belief.mean.clone(), fast.belief.mean) if count % 10 == 0 else (torch.zeros(1), torch.zeros(1))
         with monkeypatch.context() as patch:
             patch.setattr(loops, "compiled_loops", lambda name: None)
             expected = step(slow, actions)
@@ -298,6 +304,40 @@ def test_what_changes_between_steps_is_seen(belief: Belief) -> None:
     assert np.array_equal(env.step(np.zeros(7, np.int64))[0]["state"], before)
     model.transition.walls = False
     assert not env._by_loops()
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_layers_that_are_replaced_are_seen(whole: bool, belief: Belief) -> None:
+    """By one that lets nothing move, or their bias by its."""
+    model = copy.deepcopy(MODEL)
+    env = DreamVectorEnv(7, model=model, belief=belief, observation="state")
+    env.reset(seed=0)
+    before, after = (env.step(np.zeros(7, np.int64))[0]["state"] for _ in range(2))
+    assert not np.array_equal(before, after)
+    law = cast(Any, model.transition)
+    layer = copy.deepcopy(law.g[4])
+    layer.bias.data -= 100
+    if whole:
+        law.g[4] = layer
+    else:
+        law.g[4].bias = layer.bias
+    assert np.array_equal(env.step(np.zeros(7, np.int64))[0]["state"], after)
+
+
+@pytest.mark.parametrize("door", [lambda env: env, DreamVecEnv])
+def test_who_steps_otherwise_is_asked(door: Callable[[DreamVectorEnv], Any], belief: Belief) -> None:
+    """A subclass, whose methods no loop knows."""
+
+    class Costly(DreamVectorEnv):
+        def _advance(self, actions: Any) -> Any:
+            reward, *ends = super()._advance(actions)
+            return reward - 1, *ends
+
+    env = Costly(7, model=MODEL, belief=belief, observation="state", autoreset_mode="SameStep")
+    env.reset(seed=0)
+    stepped: Any = door(env)
+    stepped.reset()
+    assert (stepped.step(np.zeros(7, np.int64))[1] == -1).all()
 
 
 @pytest.mark.parametrize("n", [2, 3])
