@@ -116,8 +116,8 @@ class Forest:
 
     def nearest(self, query: Floats, rows: Floats, k: int) -> NDArray[np.int64]:
         """Indices (Q, k) of the k rows whose keys are nearest to each query (Q, n), as `neighbours.nearest` orders them; k at most N."""
-        if not len(query):
-            return np.empty((0, k), np.int64)
+        if not len(query) or not k:
+            return np.empty((len(query), k), np.int64)
         with np.errstate(over="ignore", invalid="ignore"):  # squares beyond float32 are infinite, here as elsewhere
             return self._nearest(query, rows, k, k + 1)
 

@@ -214,7 +214,7 @@ class SpatialMemory:
 
         s: (*M, *Q, n) in the model's unit; gradients flow to s and to the entries found. Returns Neighbours of shape (*M, *Q).
         metric: what phi(s) (*B, m) is mapped to before distances are measured, (*B, m').
-        Raises ValueError if a memory of the batch has fewer than k entries.
+        Raises ValueError if k is less than 1, or a memory of the batch has fewer than k entries.
         """
         if metric is None:
             return self._read(phi(s), self.s_mean, k, phi)
@@ -245,6 +245,8 @@ class SpatialMemory:
                 f"A query has the memory's batch shape first and its key size last: "
                 f"memory {(*rows.shape[:-1], size)}, query {tuple(query.shape)}."
             )
+        if k < 1 and not padded:
+            raise ValueError(f"At least one neighbour is read, K of 1 or more; given {k}.")
         # While a CUDA graph is recorded no number is known yet, and the memory was read before.
         recorded = self.count.is_cuda and torch.cuda.is_current_stream_capturing()
         fewest = int(self.count.min()) if self.count.numel() and not recorded else k

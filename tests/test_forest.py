@@ -136,3 +136,8 @@ def test_a_copied_forest_is_grown_anew() -> None:
     for other in (copy.deepcopy(forest), pickle.loads(pickle.dumps(forest))):
         assert other.end == 0
         assert other.grown(rows).nearest(query, rows, 3).tolist() == forest.nearest(query, rows, 3).tolist()
+
+
+def test_no_neighbours_are_none() -> None:
+    rows = np.random.default_rng(0).random((3000, 2), dtype=np.float32)
+    assert Forest().grown(rows).nearest(rows[:4], rows, 0).shape == (4, 0)

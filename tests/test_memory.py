@@ -366,6 +366,17 @@ def test_gradients_of_a_read() -> None:
         assert gradient[row].any(dim=-1).nonzero().flatten().tolist() == sorted(found.index[row, 0].tolist())
 
 
+@pytest.mark.parametrize("entries", [20, 5000])
+@pytest.mark.parametrize("k", [0, -1])
+def test_at_least_one_neighbour_is_read(entries: int, k: int) -> None:
+    """In a memory that is searched through a forest, too."""
+    s = torch.rand(entries, 2)
+    memory = SpatialMemory(s, s, {"z_mean": s})
+    for read in (memory.read, memory.read_reverse, memory.nearest):
+        with pytest.raises(ValueError, match=f"At least one neighbour is read, K of 1 or more; given {k}"):
+            read(s[:3], k)
+
+
 def test_the_gradient_at_an_entry_is_finite() -> None:
     memory = walked(steps=3)
     query = memory.s_mean[:1].clone().requires_grad_()
