@@ -35,7 +35,7 @@ import torch
 import gtmsm_env  # noqa: F401  registers the world
 from gtmsm_env.data import record
 from gtmsm_env.model import GTMSM, shipped
-from gtmsm_env.recipe_labyrinth import CAMERA
+from gtmsm_env.recipe_labyrinth import CAMERA, WALKING
 from gtmsm_env.report import Cell, check_writable, table, write_json
 from gtmsm_env.types import Walk
 
@@ -43,7 +43,10 @@ WORLD = "GTMSM-Labyrinth-v0"
 VIEWS, PAPER, OWN_WORLD = "dream, projected views", "dream, the paper's model", "the labyrinth itself"
 HALVED = {VIEWS: f"{VIEWS}, halved", PAPER: f"{PAPER}, halved"}
 MINIWORLD, MEMORY_MAZE = "miniworld", "memory-maze"
-ARGUMENTS: dict[str, dict[str, Any]] = {VIEWS: {"prior": "views", "K": 8, "camera": CAMERA}, PAPER: {"prior": "combined", "K": 4}}
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    VIEWS: {"prior": "views", "K": 8, "camera": CAMERA},
+    PAPER: {"prior": "combined", "K": 4, "hidden": WALKING.width},
+}
 SHIPPED = {VIEWS: "labyrinth", PAPER: "labyrinth-paper"}
 BARS = {(HALVED[VIEWS], MEMORY_MAZE): 20, (HALVED[VIEWS], MINIWORLD): 2, (HALVED[PAPER], MINIWORLD): 5}  # times as many frames a second
 Measure = Callable[[float], float]  # seconds of processor time -> frames in one of them

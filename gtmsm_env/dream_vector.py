@@ -442,8 +442,7 @@ class DreamVectorEnv(BatchedRows):
             reward, terminated, truncated = map(torch.from_numpy, stepping.move(actions.numpy(), self.horizon))
             ended = self._over_now(stepping, ended, terminated.numpy(), truncated.numpy())
             if len(ended):
-                self._episodes.begin_frames(self._index(ended))
-                stepping.begin(ended)
+                self._go_on(stepping, ended)
             self._found = None
             shown = self._shown() if self._frames else {name: torch.from_numpy(value) for name, value in stepping.told().items()}
             return shown, reward, terminated, truncated
@@ -532,9 +531,7 @@ class DreamVectorEnv(BatchedRows):
                 final = ended, self._observation_of(ended) if self._frames else stepping.told(ended), self._facts()
             if (stepping.begun[ended] < stepping.drawn[ended]).all():  # none is spent
                 self._owe(ended)
-                if self._frames:
-                    self._episodes.begin_frames(self._index(ended))
-                stepping.begin(ended)
+                self._go_on(stepping, ended)
             else:
                 self._begin(ended, {})
             self._found = None
@@ -548,6 +545,12 @@ class DreamVectorEnv(BatchedRows):
             return over.nonzero()[0]
         stepping.over[:] = over
         return ended
+
+    def _go_on(self, stepping: Stepping, rows: Rows) -> None:
+        """Rows (R,) begin their next episode."""
+        if self._frames:
+            self._episodes.begin_frames(self._index(rows))
+        stepping.begin(rows)
 
     def _by_loops(self) -> Stepping | None:
         """What steps this dream without torch, made anew where tensors may have been replaced; None where that is for torch."""
