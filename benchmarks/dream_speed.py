@@ -145,7 +145,7 @@ def raw_loop(model: GTMSM, belief: Belief, actions: Tensor, frames: bool) -> Cal
         s, u = model.transition(s, u, actions[count % len(actions)])
         if not frames:
             return s
-        index = (phi(s)[:, None] - keys).square().sum(dim=-1).topk(model.reads, largest=False).indices
+        index = (phi(s)[:, None] - keys).square().sum(dim=-1).topk(model.K, largest=False).indices
         return x_to_frames(model.decoder(z[row, index[:, 0]]))
 
     return step

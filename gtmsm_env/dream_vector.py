@@ -349,7 +349,12 @@ class DreamVectorEnv(BatchedRows):
             goals = looks.places(entry, s)
             if self._frames:
                 values, each = self._home.memory.values, (which[:, None], entry)
-                frames = x_to_frames(values["view"][each] if "view" in values else self.model.decoder(values["z_mean"][each]))
+                if "view" in values:
+                    frames = x_to_frames(values["view"][each])
+                elif "canvas" in self._home.memory.facts:
+                    frames = self.model.decode(s.take_along_dim(entry[..., None], dim=1), self._home.memory[which])
+                else:
+                    frames = x_to_frames(self.model.decoder(values["z_mean"][each]))
         return Starts(mean.expand(shape), displacement.expand(shape), goals, frames)
 
     def _choose_episodes(self, rows: Rows, state: Any, goal: Any) -> None:

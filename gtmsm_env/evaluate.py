@@ -109,35 +109,36 @@ def floor_frames(model: GTMSM, frames: Tensor, index: Tensor) -> Frames:
 class Terms:
     """The terms of section 3.4 at each step tau+1..T, in nats, by one sample of s and z as when training."""
 
-    log_likelihood: Tensor  # (W, T - tau)
-    kl: dict[str, Tensor]  # prior -> (W, T - tau)
+    log_likelihood: dict[str, Tensor]  # prior -> (W, T - tau)
+    kl: dict[str, Tensor]
     standardised: Tensor | None  # (W, T - tau, d) (z - m)^2 / v of our prior's inferred component
 
 
 def elbo_terms(model: GTMSM, frames: Tensor, index: Tensor, actions: Tensor, tau: int, seed: int) -> Terms:
     """`GTMSM.forward`, step by step and under both priors. frames (W, F, H, W, C), index (W, T), actions (W, T-1)."""
-    mixtures: list[GaussianMixture] = []
+    found: list[tuple[GaussianMixture, Tensor | None]] = []
 
     def our_prior(s: Tensor, memory: SpatialMemory) -> GaussianMixture:
-        mixtures.append(model.prior(s, memory))
-        return mixtures[0]
+        found.append(model.expect(s, memory))
+        return found[0][0]
 
     def paper_prior(s: Tensor, memory: SpatialMemory) -> GaussianMixture:
         return mixture_prior(memory.read(s, model.K), model.delta)
 
     q_mean, q_variance = (torch.take_along_dim(q, index[..., None], dim=1) for q in model.encode(frames))
-    kl = {}
+    log_likelihood, kl = {}, {}
+    x = frames_to_x(torch.take_along_dim(frames, index[:, tau:, None, None, None], dim=1))
+    variance = torch.tensor(model.sigma_x**2, device=x.device)
     for name, prior in {OURS: our_prior, PAPER: paper_prior}.items():
         if name == PAPER or model.views is not None:
             generator = torch.Generator(frames.device).manual_seed(seed)  # the same sample under both
             kl[name], z = model.divergence(q_mean, q_variance, actions, tau, prior, generator)
-    x = frames_to_x(torch.take_along_dim(frames, index[:, tau:, None, None, None], dim=1))
-    variance = torch.tensor(model.sigma_x**2, device=x.device)
-    return Terms(
-        gaussian_log_prob(x.flatten(2), model.decoder(z).flatten(2), variance),
-        kl,
-        (z - mixtures[0].mean[..., 0, :]).square() / mixtures[0].variance[..., 0, :] if mixtures else None,
-    )
+            shown = model.generate(z, found[0][1] if name == OURS else None)
+            log_likelihood[name] = gaussian_log_prob(x.flatten(2), shown.flatten(2), variance)
+    if not found:
+        return Terms(log_likelihood, kl, None)
+    mixture = found[0][0]
+    return Terms(log_likelihood, kl, (z - mixture.mean[..., 0, :]).square() / mixture.variance[..., 0, :])
 
 
 # -------------------------------------------------------------------- measured
@@ -160,8 +161,8 @@ class Measured(Positions):
     """All that one pass over the test worlds gives: positions, and what is shown there."""
 
     error: dict[str, Floats]  # read-out -> (W, H) mean square of each frame
-    log_likelihood: Floats  # (W, TAU) of steps TAU+1..2 TAU
-    kl: dict[str, Floats]  # prior -> (W, TAU)
+    log_likelihood: dict[str, Floats]  # prior -> (W, TAU) of steps TAU+1..2 TAU
+    kl: dict[str, Floats]
     standardised: Floats | None  # (W, TAU, d)
 
 
@@ -208,7 +209,7 @@ def measure(model: GTMSM, trials: Trials, seed: int) -> tuple[Measured, dict[str
     measured = Measured(
         **vars(measure_positions(trials, memory, s)),
         error={name: mean_square(frames, trials.walk.frames[:, TAU:].numpy()) for name, frames in shown.items()},
-        log_likelihood=array(terms.log_likelihood),
+        log_likelihood={name: array(x) for name, x in terms.log_likelihood.items()},
         kl={name: array(kl) for name, kl in terms.kl.items()},
         standardised=None if terms.standardised is None else array(terms.standardised),
     )
@@ -262,8 +263,8 @@ def likelihood_figures(measured: Measured, size: int) -> dict[str, Any]:
     visited = measured.visited[:, :TAU]
     return {
         name: {
-            "elbo per dimension": float((measured.log_likelihood - kl).mean() / size),
-            "log likelihood per dimension": float(measured.log_likelihood.mean() / size),
+            "elbo per dimension": float((measured.log_likelihood[name] - kl).mean() / size),
+            "log likelihood per dimension": float(measured.log_likelihood[name].mean() / size),
             **{f"kl, {place}": float(kl[chosen].mean()) if chosen.any() else math.nan for place, chosen in kinds(visited).items()},
         }
         for name, kl in measured.kl.items()

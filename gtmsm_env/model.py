@@ -19,13 +19,12 @@ from gtmsm_env.checkpoint import CheckpointError, check_keys, load_checkpoint, s
 from gtmsm_env.contacts import Contacts
 from gtmsm_env.floorplan import standing
 from gtmsm_env.landmarks import Inferred, Landmarks
-from gtmsm_env.loops import loops_for
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.neighbours import nearest_before
-from gtmsm_env.networks import ConvDecoder, ConvEncoder, Decoder, Encoder, Network, evenly, frames_to_x, looked_up, x_to_frames
+from gtmsm_env.networks import ConvDecoder, ConvEncoder, Decoder, Encoder, Network, frames_to_x, looked_up, x_to_frames
 from gtmsm_env.obstacles import KEPT, Obstacles, axes_of, count_moves, effect, without_moves
 from gtmsm_env.perspective import AT_ONCE, relative
-from gtmsm_env.priors import CombinedPrior, ViewsPrior, mixture_prior, with_views
+from gtmsm_env.priors import CombinedPrior, ViewsPrior, mixture_prior
 from gtmsm_env.projection import ProjectedViews
 from gtmsm_env.transitions import FirstPerson, HardWalking, LinearWithWalls, Rotation, Walking, turned
 from gtmsm_env.types import (
@@ -68,12 +67,13 @@ class GTMSM(nn.Module):
         state_size: n, 2 for a place in the plane, 3 for a place and a heading
         z_size: d; the paper's 16 or ours of 64
         hidden: width of the networks; in first person, of the prior "combined" alone
-        K: neighbours the mixture prior reads
+        K: neighbours the prior reads
         delta: softens its weights (section 4.1)
         sigma_s: deviation of one transition, in the state's unit
         sigma_x: deviation of the Gaussian likelihood, for x in [0, 1]
         law: how actions move the state: "walls" (equation 4), or in first person "rotation" (5), "walking" (6) or "hard walking"
         prior: "views", what remembered views show once moved; or the paper's, "mixture" and in first person "combined"
+        extent: of "views" elsewhere: pixels from where a walk begins within which what it saw is laid side by side
         camera: of "views" in first person: "field_of_view" in degrees, "height" and "ceiling" over the floor
         learned_metric: of "combined": whether distances are measured after a learned linear map
         landmarks: how many remembered views correct the inferred state (appendix D); 0 for none, when actions alone tell it
@@ -96,6 +96,7 @@ class GTMSM(nn.Module):
         sigma_x: float = 0.01,
         law: str = "walls",
         prior: str = "views",
+        extent: int = 16,
         camera: dict[str, float] | None = None,
         learned_metric: bool = False,
         landmarks: int = 0,
@@ -146,7 +147,7 @@ class GTMSM(nn.Module):
         else:
             self.encoder, self.decoder = Encoder(math.prod(x_shape), z_size, hidden), Decoder(x_shape, z_size, hidden)
             self.transition = LinearWithWalls(num_actions, state_size, sigma_s)
-        self.views = ViewsPrior(x_shape, z_size, state_size) if prior == "views" and not first_person else None
+        self.views = ViewsPrior(x_shape, z_size, state_size, extent) if prior == "views" and not first_person else None
         self.combined = CombinedPrior(z_size, K, learned_metric, hidden) if prior == "combined" else None
         self.projected = ProjectedViews(x_shape, z_size, camera, K) if camera is not None else None
         self.contacts = Contacts(camera, height) if contacts and camera is not None else None
@@ -245,6 +246,8 @@ class GTMSM(nn.Module):
         else:  # frames that are neither remembered nor compared are not looked at
             z_mean, z_variance = frame.new_zeros(2, *where.shape, self.config["z_size"], dtype=belief.mean.dtype)
             z_mean[where], z_variance[where] = self.encode(frame[where])
+        if "canvas" in belief.memory.facts:  # which lacks what is written now
+            belief = replace(belief, memory=belief.memory.but(facts={k: v for k, v in belief.memory.facts.items() if k != "canvas"}))
         before, belief = belief, moved or self._infer(belief, action, frame, z_mean)
         entry = {
             "z_mean": z_mean,
@@ -436,7 +439,7 @@ class GTMSM(nn.Module):
         return self.obstacles.complete(counted, self.transition)
 
     def _distinct(self, memory: SpatialMemory) -> SpatialMemory:
-        return memory.distinct(WITHIN * self.step_length, at_least=self.reads)
+        return memory.distinct(WITHIN * self.step_length, at_least=self.K)
 
     def obstacle_states(self, memory: SpatialMemory) -> Tensor:
         """Where one memory of places, (P,) entries, knows obstacles: (O, n), to be drawn."""
@@ -459,16 +462,22 @@ class GTMSM(nn.Module):
         return (self.advance(s, u, actions, stops)[0] - s).norm(dim=-1)
 
     def recall(self, memory: SpatialMemory) -> SpatialMemory:
-        """The memory as the prior reads it: its distinct places with their views for the views prior; in first person with depths too.
+        """The memory as the prior reads it: for the views prior its distinct places and a canvas of what they saw; in first person their
+        frames and depths.
 
         `prior` and `decode` do this themselves; whoever decodes many times from one memory does it once.
         """
         self.check_sizes(memory)
-        if "view" in memory.values and (self.projected is None or "clearance" in memory.facts):  # which memories saved before it lack
-            return memory
-        if self.projected is not None:
-            return self.projected.recall(memory)
-        return memory if self.views is None else with_views(self._distinct(memory), self.decoder)
+        if self.projected is not None:  # memories saved by earlier versions lack the clearance
+            return memory if "view" in memory.values and "clearance" in memory.facts else self.projected.recall(memory)
+        return memory if self.views is None or "canvas" in memory.facts else self.drawn(self._distinct(memory))
+
+    def drawn(self, places: SpatialMemory) -> SpatialMemory:
+        """Distinct places with what they saw decoded: a canvas of it for the views prior, each one's view for the paper's mixture."""
+        views = self.decoder(places.values["z_mean"])
+        if self.views is None:
+            return places.but(values=places.values | {"view": views})
+        return places.but(facts=places.facts | {"canvas": self.views.canvas(views, places.s_mean, places.count)})
 
     def check_sizes(self, memory: SpatialMemory) -> None:
         """Refuses a memory of states or encodings of other sizes, which another model wrote. Raises ValueError."""
@@ -483,7 +492,7 @@ class GTMSM(nn.Module):
         return self.expect(s, memory)[0]
 
     def expect(self, s: Tensor, memory: SpatialMemory) -> tuple[GaussianMixture, Tensor | None]:
-        """p(z | s, M) and, of projected views, the canvas that they show (*B, *Q, C, H, W)."""
+        """p(z | s, M) and, of views, what their canvas shows (*B, *Q, C, H, W)."""
         memory = self.recall(memory)
         if self.projected is not None:
             canvas, laid = self.projected(s, memory)
@@ -493,48 +502,33 @@ class GTMSM(nn.Module):
             return one, None
         if self.views is None:
             return mixture_prior(memory.read(s, self.K), self.delta), None
-        mixture: GaussianMixture = self.views(memory.read(s, self.views.K), s, self.encoder, self.delta)
-        return mixture, None
+        return self.views(memory.read(s, self.K), memory.facts["canvas"], s, self.encoder, self.delta)
 
     def generate(self, z: Tensor, canvas: Tensor | None = None) -> Tensor:
-        """The mean of p(x | z), or of p(x | z, s, M) on a canvas of projected views (*B, C, H, W): z (*B, d) -> (*B, C, H, W)."""
+        """The mean of p(x | z), or of p(x | z, s, M) on a canvas of views (*B, C, H, W): z (*B, d) -> (*B, C, H, W)."""
         x: Tensor = self.decoder(z)
         return x if canvas is None else canvas + x - self.decoder(self.encoder(canvas)[0])
 
     def decode(self, s: Tensor, memory: SpatialMemory) -> Tensor:
-        """What is expected to be seen at s (*B, *Q, n): the heaviest component's mean, decoded. uint8 (*B, *Q, H, W, C)."""
-        if self.projected is not None:  # whose canvas is what this z would give
-            return x_to_frames(self.projected(s, self.recall(memory))[0])
+        """What is expected to be seen at s (*B, *Q, n): the canvas, or without one the heaviest z decoded. uint8 (*B, *Q, H, W, C)."""
         memory = self.recall(memory)
-        if self.combined is None and "view" in memory.values and s.device.type == "cpu":
-            return self._decode_few(s, memory)
+        if self.projected is not None:
+            return x_to_frames(self.projected(s, memory)[0])
+        if self.views is not None:
+            return self.views.frames(memory.facts["canvas"], s)
+        if self.combined is None and "view" in memory.values:
+            return self._looked_up(s, memory)
         return x_to_frames(self.decoder(self.prior(s, memory).heaviest()))
 
-    @torch.no_grad()
-    def _decode_few(self, s: Tensor, memory: SpatialMemory) -> Tensor:
-        """`decode` where looking at a value costs nothing: the nearest view, which was decoded once, where it is the heaviest component."""
-        axes, k = len(memory.batch_shape), self.K if self.views is None else self.views.K
-        rows, places = memory.count.numel(), memory.s_mean.shape[-2]
-        distance, index = memory.nearest(s, k)  # (*B, *Q, K)
-        flat_s, distance, index = s.reshape(-1, s.shape[-1]), distance.reshape(-1, k), index.reshape(-1, k)
-        row = torch.arange(rows, device=s.device).repeat_interleave(len(flat_s) // max(1, rows))
-        views, keys = (x.reshape(rows, places, *x.shape[axes + 1 :]) for x in (memory.values["view"], memory.s_mean))
-        frames = looked_up(views, row, index[:, 0])
-        if self.views is not None:
-            nearest = keys[row, index[:, 0]] - flat_s
-            others = (~self.views.remembers(nearest, distance, self.delta)).nonzero().squeeze(-1)
-            if len(others):
-                at, who = index[others], row[others]
-                offset = (keys[who[:, None], at] - flat_s[others, None]) @ self.views.A
-                frames[others] = x_to_frames(self._reproduced(self.views.frame(views, who, at, offset)))
+    @staticmethod
+    def _looked_up(s: Tensor, memory: SpatialMemory) -> Tensor:
+        """`decode` of the mixture, whose heaviest component is the nearest entry, where each has been decoded once."""
+        axes, rows = len(memory.batch_shape), memory.count.numel()
+        index = memory.nearest(s, 1)[1].flatten()
+        row = torch.arange(rows, device=s.device).repeat_interleave(len(index) // max(1, rows))
+        views = memory.values["view"].reshape(rows, *memory.values["view"].shape[axes:])
+        frames = looked_up(views, row, index)
         return frames.reshape(*s.shape[:-1], *frames.shape[1:])
-
-    def _reproduced(self, x: Tensor) -> Tensor:
-        """The mean of p(x | z) at the mean of q(z | x), of each (N, C, H, W) whatever the others are."""
-        loops = loops_for("networks_compiled", x)
-        if loops and (shown := loops.reproduced(self.encoder, self.decoder, x)) is not None:
-            return shown
-        return evenly(lambda x: self.decoder(self.encoder(x)[0]), x)
 
     @torch.no_grad()
     def locate(self, frame: Tensor, memory: SpatialMemory, k: int = 1) -> Neighbours:
@@ -560,11 +554,6 @@ class GTMSM(nn.Module):
         """The states that `in_steps` tells."""
         place = told[..., :2] * self.step_length
         return place if told.shape[-1] == 2 else torch.cat([place, torch.atan2(told[..., 3:], told[..., 2:3])], dim=-1)
-
-    @property
-    def reads(self) -> int:
-        """How many entries the prior reads."""
-        return self.K if self.views is None else self.views.K
 
     @property
     def step_length(self) -> float:

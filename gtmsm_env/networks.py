@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -28,19 +27,6 @@ def looked_up(views: Tensor, row: Tensor, index: Tensor) -> Tensor:
         frames: Tensor = loops.looked_up(views, row, index)
         return frames
     return x_to_frames(views[row, index])
-
-
-PART = 16  # few are asked for at once, and what fills up a part costs as much
-
-
-def evenly(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """A function of tensors (N, ...) in parts of one size, so that the rounding of one does not depend on how many others there are."""
-    parts = []
-    for part in zip(*(x.split(PART) for x in inputs), strict=True):
-        rows = len(part[0])
-        filled = [torch.cat([x, x.new_zeros(PART - rows, *x.shape[1:])]) for x in part]
-        parts.append(function(*filled)[:rows])
-    return torch.cat(parts)
 
 
 class Network(nn.Sequential):

@@ -1,8 +1,8 @@
-"""The loops of small networks and of VAEs, compiled for one core of a CPU where no gradient is wanted; torch elsewhere computes the same.
+"""The loops of small networks and of what frames are made of, compiled for one core of a CPU where no gradient is wanted; torch elsewhere
+computes the same.
 
-`moves` stands in for `LinearWithWalls.rollout`. `reproduced` stands in for encoder and decoder of a few frames, of linear paths and MLPs:
-what it gives for one does not depend on how many others there are, as of torch's products it does. `pasted` stands in for the end of
-`PastedPatches.forward`, `looked_up` for `networks.looked_up`.
+`moves` stands in for `LinearWithWalls.rollout`, `pasted` for the end of `PastedPatches.forward`, `looked_up` for `networks.looked_up`,
+`looked_at` for `ViewsPrior.frames`.
 
 All loops that call `silu` or `four` are in this file, as Numba compiles loops anew only where their own file has changed.
 """
@@ -21,10 +21,9 @@ from torch import Tensor, nn
 
 from gtmsm_env.dream_compiled import arrays, compiled, exact, f, inlined, without_copies
 from gtmsm_env.loops import LANES
-from gtmsm_env.networks import Decoder, Encoder
 from gtmsm_env.transitions import LinearWithWalls
 
-MOVED, ROWS = 256, 64  # rows whose moves are computed at once, and frames that are reproduced at once
+MOVED = 256  # rows whose moves are computed at once
 GATE = [nn.Linear, nn.SiLU, nn.Linear, nn.SiLU, nn.Linear]
 
 
@@ -181,53 +180,6 @@ def _moves(W_a: Any, scale: Any, W: Any, b: Any, V: Any, c: Any, w: Any, d: Any,
                     u[begin + r, t, i], after[begin + r, t, i] = to[i, lane[r]], place[i, lane[r]]
 
 
-def reproduced(encoder: nn.Module, decoder: nn.Module, x: Tensor) -> Tensor | None:
-    """The mean of p(x | z) at the mean of q(z | x): x (N, C, H, W) -> (N, C, H, W); None of networks that loops cannot compute."""
-    if not isinstance(encoder, Encoder) or not isinstance(decoder, Decoder):
-        return None
-    z_size = encoder.linear.out_features
-    weights = [[p.detach() for net in (part.linear, part.mlp) for p in net.parameters()] for part in (encoder, decoder)]
-    weights[0][-2:] = [p[:z_size] for p in weights[0][-2:]]  # means alone
-    if any(len(part) != 8 for part in weights) or any(
-        len(p) % 4 or p.shape[-1] % 4 or p.dtype != torch.float32 for part in weights for p in part
-    ):
-        return None
-    x_flat, z = x.flatten(1).contiguous(), x.new_empty(len(x), z_size)
-    shown = torch.empty_like(x_flat)
-    for part, given, found in zip(weights, (x_flat, z), (z, shown), strict=True):
-        _both(*arrays(*part, given, found))
-    return shown.view(x.shape)
-
-
-@compiled
-def _both(W: Any, b: Any, W_0: Any, b_0: Any, W_1: Any, b_1: Any, W_2: Any, b_2: Any, x: Any, y: Any) -> None:
-    """A linear path and an MLP: x (N, n) -> y (N, m)."""
-    given, first, second = np.zeros((x.shape[1], ROWS), f), np.empty((len(b_0), ROWS), f), np.empty((len(b_1), ROWS), f)
-    line, bent = np.empty((4, ROWS), f), np.empty((4, ROWS), f)
-    for begin in range(0, len(x), ROWS):
-        rows = min(ROWS, len(x) - begin)
-        width = (rows + LANES - 1) // LANES * LANES
-        for r in range(rows):
-            for i in range(x.shape[1]):
-                given[i, r] = x[begin + r, i]
-        for j in range(0, len(first), 4):
-            four(W_0, b_0, j, given, bent, width)
-            for i in range(4):
-                for r in range(width):
-                    first[j + i, r] = silu(bent[i, r])
-        for j in range(0, len(second), 4):
-            four(W_1, b_1, j, first, bent, width)
-            for i in range(4):
-                for r in range(width):
-                    second[j + i, r] = silu(bent[i, r])
-        for j in range(0, y.shape[1], 4):
-            four(W, b, j, given, line, width)
-            four(W_2, b_2, j, second, bent, width)
-            for i in range(4):
-                for r in range(rows):
-                    y[begin + r, j + i] = line[i, r] + bent[i, r]
-
-
 def pasted(patches: Tensor, bias: Tensor, size: tuple[int, ...], kernel: int, stride: int, padding: int) -> Tensor:
     """patches (N, places, channels * kernel^2), bias (channels,) -> (N, channels, *size)."""
     x = patches.new_empty(len(patches), len(bias), *size)
@@ -273,3 +225,29 @@ def _looked_up(views: Any, row: Any, index: Any, frames: Any) -> None:
             for y in range(H):
                 for x in range(W):
                     frames[n, y, x, c] = min(max(np.rint(view[c, y, x] * f(255)), f(0)), f(255))
+
+
+def looked_at(canvas: Tensor, at: Tensor, size: tuple[int, int]) -> Tensor:
+    """Frames of `size` from as many places of each canvas (M, D, H', W'), `at` (N, 2) pixels from its corner: uint8 (N, H, W, D - 1)."""
+    shared = len(canvas) > 1 and canvas.stride(0) == 0
+    frames = torch.empty(len(at), *size, canvas.shape[1] - 1, dtype=torch.uint8)
+    each = len(at) // max(1, len(canvas)) * (len(canvas) if shared else 1)
+    _looked_at(each, *arrays((canvas[:1] if shared else canvas).contiguous(), at.contiguous(), frames))
+    return frames
+
+
+@exact
+def _looked_at(each: Any, canvas: Any, at: Any, frames: Any) -> None:
+    H, W, C = frames.shape[1:]
+    for n in range(len(at)):
+        if not (at[n, 0] >= 0 and at[n, 1] >= 0):
+            raise IndexError("A place is told by finite numbers.")
+        of, first = canvas[n // each], (min(int(at[n, 0]), canvas.shape[2] - H - 1), min(int(at[n, 1]), canvas.shape[3] - W - 1))
+        down, right = at[n, 0] - f(first[0]), at[n, 1] - f(first[1])
+        for c in range(C):
+            for y in range(H):
+                above, below = of[c, first[0] + y, first[1] :], of[c, first[0] + y + 1, first[1] :]
+                for x in range(W):
+                    left = above[x] + down * (below[x] - above[x])
+                    shown = left + right * (above[x + 1] + down * (below[x + 1] - above[x + 1]) - left)
+                    frames[n, y, x, c] = min(max(np.rint(shown * f(255)), f(0)), f(255))

@@ -9,47 +9,41 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gtmsm_env.loops import loops_for
-from gtmsm_env.memory import SpatialMemory
-from gtmsm_env.networks import ConvDecoder, ConvEncoder, Decoder, Encoder, evenly, mlp
+from gtmsm_env.networks import ConvEncoder, Encoder, mlp, x_to_frames
 from gtmsm_env.perspective import relative
 from gtmsm_env.types import GaussianMixture, Neighbours, phi
 
 
 def mixture_prior(neighbours: Neighbours, delta: float) -> GaussianMixture:
     """The paper's prior (section 4.1): sum_k w_k q(z_k), w_k proportional to 1 / (rho_k^2 + delta)."""
-    return GaussianMixture(mixture_weights(neighbours.distance, delta), neighbours.z_mean, neighbours.z_variance)
-
-
-def mixture_weights(rho: Tensor, delta: float) -> Tensor:
-    """log w_k of distances (*B, K)."""
-    return F.log_softmax(-(rho.square() + delta).log(), dim=-1)
+    log_weight = F.log_softmax(-(neighbours.distance.square() + delta).log(), dim=-1)
+    return GaussianMixture(log_weight, neighbours.z_mean, neighbours.z_variance)
 
 
 class ViewsPrior(nn.Module):
-    """What the nearest distinct places saw, moved by their offset and blended, beside the memory's own encodings.
+    """What all remembered places saw, laid side by side, beside the memory's own encodings.
 
-    p(z | s, M) = (1 - gamma) N(z; m(s, M), v(s, M)) + gamma sum_k w_k q(z_k). Each of the K nearest places is decoded, moved by
-    (s_k - s) A pixels and laid on a canvas larger than the frame; what they leave bare is filled with the colours around it. m is the
-    encoding of what the canvas shows; v is a network's, which sees how much of it is bare. gamma falls with the distance to the
-    nearest place: places seen stay exact, places not seen are inferred from what overlaps them and what is near. It assumes that the
-    view translates in proportion to the state.
+    p(z | s, M) = (1 - gamma) N(z; m(s, M), v(s, M)) + gamma sum_k w_k q(z_k). Each distinct place is decoded and laid, s_k A pixels from
+    where the walk began, on the one canvas of its memory; what they leave bare is filled with the colours around it. m is the encoding
+    of what the canvas shows at s A; v is a network's, which sees how much of it is bare. gamma falls with the distance to the nearest
+    place: places seen stay exact, places not seen are inferred from what overlaps them and what is near. It assumes that the view
+    translates in proportion to the state.
 
     Args:
         x_shape: (C, H, W)
         state_size: n
-        K: places that are blended
-        margin: pixels of the canvas beyond each edge of the frame
+        extent: pixels from where the walk began within which places are laid; farther away, a canvas shows what it does at its edge
+        margin: pixels beyond each edge of a frame that the network sees
     """
 
     def __init__(
-        self, x_shape: tuple[int, int, int], z_size: int, state_size: int = 2, K: int = 8, margin: int = 8, hidden: int = 128
+        self, x_shape: tuple[int, int, int], z_size: int, state_size: int = 2, extent: int = 16, margin: int = 8, hidden: int = 128
     ) -> None:
         super().__init__()
+        self.x_shape, self.extent, self.margin = x_shape, extent, margin
         channels, height, width = x_shape
-        self.K, self.margin = K, margin
         self.A = nn.Parameter(torch.empty(state_size, 2).normal_(std=1e-2))  # pixels (down, right) per unit of state
-        self.log_width = nn.Parameter(torch.tensor(0.0))  # deviation of the kernel that moves a view, pixels
-        self.log_falloff = nn.Parameter(torch.tensor(0.0))  # how the weight of a view falls with its offset, 1/pixels
+        self.log_width = nn.Parameter(torch.tensor(0.0))  # deviation of the kernel that lays a view between pixels, pixels
         self.log_reach = nn.Parameter(torch.tensor([1.0, 2.0, 3.5, 8.0]).log())  # deviations of the kernels that fill, pixels
         self.log_floor = nn.Parameter(torch.full((4,), 0.02).log())  # how much cover such a kernel needs to be believed
         self.log_smooth = nn.Parameter(torch.tensor([1.2, 1.0, 0.9, 0.8, 0.7]).log())  # deviations of those that even out what is filled
@@ -58,67 +52,76 @@ class ViewsPrior(nn.Module):
         self.mlp = mlp((channels + 1) * halves, hidden, z_size)
         self.log_variance = nn.Parameter(torch.zeros(z_size))
 
-    def forward(self, neighbours: Neighbours, s: Tensor, encoder: Encoder | ConvEncoder, delta: float) -> GaussianMixture:
-        """neighbours: K places with their `view` (*B, K, C, H, W); s (*B, n) -> mixture of K + 1 components."""
-        offset = (neighbours.s_mean - s[..., None, :]) @ self.A  # (*B, K, 2) pixels
-        canvas, cover = self.canvas(neighbours.values["view"], offset)
-        laid = torch.cat([canvas, cover], dim=-3)
+    def forward(
+        self, neighbours: Neighbours, canvas: Tensor, s: Tensor, encoder: Encoder | ConvEncoder, delta: float
+    ) -> tuple[GaussianMixture, Tensor]:
+        """K places (*M, *Q, K), canvas (*M, C + 1, H', W'), s (*M, *Q, n) -> a mixture of K + 1 components, and what the canvas shows."""
+        laid = self.look(canvas, s, self.margin)
+        m, (_, height, width) = self.margin, self.x_shape
+        shown = laid[..., :-1, m : m + height, m : m + width]
+        mean = encoder(shown)[0]
         coarse = F.avg_pool2d(laid.reshape(-1, *laid.shape[-3:]), 2, ceil_mode=True)
-        mean = encoder(self.within(canvas))[0]
         variance = (self.log_variance + self.mlp(coarse.flatten(1)).reshape(mean.shape)).exp()
         memory = mixture_prior(neighbours, delta)
-        logit = self.logit(offset[..., 0, :])
+        logit = self.logit(neighbours.s_mean[..., 0, :] - s)
         log_weight = torch.cat([F.logsigmoid(-logit)[..., None], F.logsigmoid(logit)[..., None] + memory.log_weight], dim=-1)
-        return GaussianMixture(
-            log_weight,
-            torch.cat([mean[..., None, :], memory.mean], dim=-2),
-            torch.cat([variance[..., None, :], memory.variance], dim=-2),
+        means, variances = (torch.cat([x[..., None, :], of], dim=-2) for x, of in ((mean, memory.mean), (variance, memory.variance)))
+        return GaussianMixture(log_weight, means, variances), shown
+
+    def logit(self, nearest: Tensor) -> Tensor:
+        """Of gamma, by the offset of the nearest place (*B, n): (*B,)."""
+        return self.gate[0] - self.gate[1].exp() * (nearest @ self.A).norm(dim=-1)
+
+    def frames(self, canvas: Tensor, s: Tensor) -> Tensor:
+        """`look` without the cover and as frames: canvas (*M, C + 1, H', W'), s (*M, *Q, n) -> uint8 (*M, *Q, H, W, C)."""
+        if loops := loops_for("networks_compiled", canvas, s, self.A):
+            at = (s @ self.A).clamp(-self.extent, self.extent) + (self.extent + self.margin)
+            shown: Tensor = loops.looked_at(canvas.reshape(-1, *canvas.shape[-3:]), at.reshape(-1, 2), self.x_shape[1:])
+            return shown.reshape(*s.shape[:-1], *shown.shape[1:])
+        return x_to_frames(self.look(canvas[..., :-1, :, :], s))
+
+    def look(self, canvas: Tensor, s: Tensor, margin: int = 0) -> Tensor:
+        """What canvases (*M, D, H', W') show at s (*M, *Q, n), and around: (*M, *Q, D, H + 2 margin, W + 2 margin). Bilinear."""
+        _, height, width = self.x_shape
+        flat = canvas.reshape(-1, *canvas.shape[-3:])
+        before = self.extent + self.margin - margin  # pixels of the canvas before what it shows where the walk began
+        at = (s @ self.A).clamp(-self.extent, self.extent).reshape(len(flat), math.prod(s.shape[canvas.dim() - 3 : -1]), 2) + before
+        first = at.detach().floor().clamp(max=2 * before - 1)  # as a pixel more than what is shown is read
+        row = torch.arange(len(flat), device=s.device)[:, None, None, None]
+        down, right = (
+            first[..., axis, None].long() + torch.arange(size + 2 * margin + 1, device=s.device) for axis, size in ((0, height), (1, width))
         )
+        shown = flat[row, :, down[..., :, None], right[..., None, :]]  # (M, Q, h + 1, w + 1, D)
+        part = (at - first)[..., None, None, None, :]
+        shown = torch.lerp(shown[..., :-1, :, :], shown[..., 1:, :, :], part[..., 0])
+        shown = torch.lerp(shown[..., :-1, :], shown[..., 1:, :], part[..., 1])
+        return shown.movedim(-1, -3).reshape(*s.shape[:-1], canvas.shape[-3], height + 2 * margin, width + 2 * margin)
 
-    def canvas(self, views: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
-        """Views (*B, K, C, H, W) at their offsets (*B, K, 2), filled: (*B, C, H', W'), and how much is covered, (*B, 1, H', W')."""
-        canvas, cover = self.blend(views, offset)
-        return self.fill(canvas, cover), cover
+    def canvas(self, views: Tensor, s: Tensor, count: Tensor) -> Tensor:
+        """The first `count` (*M,) views (*M, P, C, H, W) of places s (*M, P, n), laid and filled, and cover: (*M, C + 1, H', W').
 
-    def within(self, canvas: Tensor) -> Tensor:
-        """What a canvas (*B, C, H', W') shows within the frame (*B, C, H, W), of which m(s, M) is the encoding."""
-        m = self.margin
-        return canvas[..., m:-m, m:-m] if m else canvas
-
-    def frame(self, views: Tensor, row: Tensor, index: Tensor, offset: Tensor) -> Tensor:
-        """The frames (B, C, H, W) that some views (M, P, C, H, W) show: of row[b], those at index (B, K), at offsets (B, K, 2)."""
-        loops = loops_for("priors_compiled", views, offset, self.log_width, learning=self)
-        if loops and (shown := loops.frames(self, views, row, index, offset)) is not None:
-            return shown
-        return evenly(lambda *part: self.within(self.canvas(*part)[0]), views[row[:, None], index], offset)
-
-    def logit(self, offset: Tensor) -> Tensor:
-        """Of gamma, by the offset of the nearest place (*B, 2) in pixels: (*B,)."""
-        return self.gate[0] - self.gate[1].exp() * offset.norm(dim=-1)
-
-    def remembers(self, nearest: Tensor, rho: Tensor, delta: float) -> Tensor:
-        """Whether the heaviest component is what the nearest place saw: its offset (*B, n), distances of all K (*B, K) -> (*B,) bool."""
-        return self.logit(nearest @ self.A) + mixture_weights(rho, delta)[..., 0] > 0
-
-    def blend(self, views: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
-        """Lay views (*B, K, C, H, W) on the canvas at their offsets (*B, K, 2) in pixels.
-
-        A separable Gaussian kernel moves them; what none covers takes their mean colour.
-        Returns the canvas (*B, C, H', W') and how much of each pixel is covered (*B, 1, H', W'), in [0, 1).
+        One memory after another, so that the rounding of one does not depend on what others there are.
         """
-        C, H, W = views.shape[-3:]
-        log_weight = -self.log_falloff.exp() * offset.norm(dim=-1)[..., None, None]  # (*B, K, 1, 1)
-        weight = log_weight.exp()
-        rows = views.transpose(-3, -2).flatten(-2)  # (*B, K, H, C W)
-        down = weight * self.kernel(H, offset[..., 0])  # (*B, K, H', H)
-        right = self.kernel(W, offset[..., 1])  # (*B, K, W', W)
-        moved = (down @ rows).unflatten(-1, (C, W)).movedim(-4, -2).flatten(-4, -3).flatten(-2)  # (*B, H' C, K W)
-        moved = moved @ right.movedim(-3, -2).flatten(-2).transpose(-1, -2)  # (*B, H' C, W'), summed over the views
-        shown = moved.unflatten(-2, (-1, C)).transpose(-2, -3)  # (*B, C, H', W')
-        total = (down.sum(dim=-1).transpose(-1, -2) @ right.sum(dim=-1))[..., None, :, :]  # (*B, 1, H', W')
-        colour = (log_weight.softmax(dim=-3) * views.mean(dim=(-1, -2), keepdim=True).squeeze(-1)).sum(dim=-3)  # (*B, C, 1)
+        laid = []
+        flat = views.reshape(-1, *views.shape[-4:]), (s @ self.A).reshape(-1, s.shape[-2], 2), count.flatten().tolist()
+        for x, at, n in zip(*flat, strict=True):
+            canvas, cover = self.lay(x[:n], at[:n])
+            laid.append(torch.cat([self.fill(canvas, cover), cover]))
+        return torch.stack(laid).reshape(*count.shape, *laid[0].shape)
+
+    def lay(self, views: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+        """Lay views (P, C, H, W) on a canvas, `at` (P, 2) pixels from where the walk began.
+
+        A separable Gaussian kernel lays them between pixels; what none covers takes their mean colour.
+        Returns the canvas (C, H', W') and how much of each pixel is covered (1, H', W'), in [0, 1).
+        """
+        C, H, W = self.x_shape
+        down, right = self.kernel(H, at[:, 0]), self.kernel(W, at[:, 1])  # (P, H', H), (P, W', W)
+        moved = (down @ views.transpose(1, 2).flatten(2)).unflatten(-1, (C, W))  # (P, H', C, W)
+        shown = moved.permute(2, 1, 0, 3).flatten(2) @ right.mT.flatten(0, 1)  # (C, H', W'), summed over the views
+        total = down.sum(dim=2).t() @ right.sum(dim=2)  # (H', W')
         cover = total / (total + 1e-3)
-        return cover * shown / (total + 1e-6) + (1 - cover) * colour[..., None], cover
+        return cover * shown / (total + 1e-6) + (1 - cover) * views.mean(dim=(0, 2, 3))[:, None, None], cover[None]
 
     def fill(self, canvas: Tensor, cover: Tensor) -> Tensor:
         """Give what no view covers the colours around it, the nearest first, and even them out; what is covered stays as it is.
@@ -144,11 +147,11 @@ class ViewsPrior(nn.Module):
         axis = torch.arange(size, device=log_width.device)
         return (-0.5 * ((axis[:, None] - axis) / log_width.exp()[:, None, None]).square()).softmax(dim=-1)
 
-    def kernel(self, size: int, offset: Tensor) -> Tensor:
-        """How much pixel j of a view moved by `offset` (*B, K) counts at pixel i of the canvas: (*B, K, size + 2 margin, size)."""
-        target = torch.arange(-self.margin, size + self.margin, device=offset.device)[:, None]
-        source = torch.arange(size, device=offset.device)
-        distance = target - source - offset[..., None, None]
+    def kernel(self, size: int, at: Tensor) -> Tensor:
+        """How much pixel j of a view laid `at` (*B,) counts at pixel i of the canvas: (*B, size + 2 (extent + margin), size)."""
+        target = torch.arange(size + 2 * (self.extent + self.margin), device=at.device)[:, None] - (self.extent + self.margin)
+        source = torch.arange(size, device=at.device)
+        distance = target - source - at[..., None, None]
         return torch.exp(-0.5 * (distance / self.log_width.exp()).square())
 
 
@@ -189,8 +192,3 @@ class CombinedPrior(nn.Module):
         weight = (-self.log_falloff.exp() * rho).softmax(dim=-1)
         mean = (weight[..., None] * neighbours.z_mean).sum(dim=-2) + correction
         return GaussianMixture(rho.new_zeros(*rho.shape[:-1], 1), mean[..., None, :], log_variance.exp()[..., None, :])
-
-
-def with_views(places: SpatialMemory, decoder: Decoder | ConvDecoder) -> SpatialMemory:
-    """The distinct places of a memory, each with its decoded `view` (*M, N, C, H, W), ready for the views prior."""
-    return places.but(values=places.values | {"view": decoder(places.values["z_mean"])})

@@ -26,9 +26,9 @@ from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
 from gtmsm_env.networks import Decoder, Encoder, frames_to_x, set_principal_components
 from gtmsm_env.obstacles import Known, axes_of
-from gtmsm_env.priors import mixture_prior, with_views
+from gtmsm_env.priors import mixture_prior
 from gtmsm_env.transitions import LinearWithWalls
-from gtmsm_env.types import WITHIN, Neighbours, gaussian_log_prob
+from gtmsm_env.types import WITHIN, gaussian_log_prob
 
 WORLD, RULES = "GTMSM-ImageNavigation-v0", {"image_size": 32, "crop_size": 8, "step_size": 3}
 WALKS, STEPS = 16384, 512  # what is learned from
@@ -68,7 +68,7 @@ def stages(size: str) -> list[Stage]:
         vae = Stage("vae", 8000, {"vae": 1e-3}, 20, falling=True)
         return [*first, vae, Stage("elbo", 1000, {"vae": 3e-4}, 200, falling=True, tau=256, ahead=32, K=5, delta=1e-4)]
     heads = Stage("vae", 12000, {"heads": 3e-4}, 20, falling=True)  # principal components suit pictures of any kind, and rest
-    return [*first, heads, Stage("views", 600, {"geometry": 3e-2, "views": 1e-3}, 300, falling=True)]
+    return [*first, heads, Stage("views", 600, {"geometry": 3e-2, "views": 1e-3}, 210, falling=True)]
 
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -236,7 +236,7 @@ class Trainer:
     def views_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         """-log p(z | s, M) of frames seen after tau random steps, and how far the imagined frame is from the true one.
 
-        Most queries are at places that the memory lacks, by the model's own novelty; of the others, half have their place hidden.
+        Most queries are at places that the memory lacks, by the model's own novelty.
         """
         model, views = self.model, self.model.views
         assert views is not None
@@ -249,7 +249,7 @@ class Trainer:
             s, s_variance, _ = model.filter(walks.actions)
             q_mean, q_variance = (torch.take_along_dim(q, walks.index[..., None], dim=1) for q in model.encode(walks.frames))
             memory = SpatialMemory(s[:, :tau], s_variance[:, :tau], {"z_mean": q_mean[:, :tau], "z_variance": q_variance[:, :tau]})
-            places = with_views(memory.distinct(WITHIN * model.step_length, at_least=views.K + 1), model.decoder)
+            places = memory.distinct(WITHIN * model.step_length, at_least=model.K)
             new = model.novelty(s[:, tau:], places) > WITHIN  # (B, ahead)
             weight = torch.where(new, 0.6 / (new.float().mean() + 1e-3), 0.4 / ((~new).float().mean() + 1e-3))
             at = tau + torch.multinomial(weight, queries, generator=generator)  # (B, Q)
@@ -257,12 +257,9 @@ class Trainer:
             s = s + s_variance.sqrt() * torch.empty_like(s).normal_(generator=generator)
             x = frames_to_x(walks.frames[torch.arange(len(rows), device=device)[:, None], walks.index.gather(1, at)])
             z = mean + variance.sqrt() * torch.empty_like(mean).normal_(generator=generator)
-            found = places.read(s, views.K + 1)
-            coin = torch.rand(at.shape, generator=generator, device=device) < 0.5
-            hidden = (found.distance[..., 0] < WITHIN * model.step_length) & coin
-            neighbours = _skip_first(found, hidden)
-        mixture = views(neighbours, s, model.encoder, model.delta)
-        imagined = model.decoder(mixture.mean[..., 0, :])
+            shown = model.decoder(places.values["z_mean"])
+        canvas = views.canvas(shown, places.s_mean, places.count)
+        mixture, imagined = views(places.read(s, model.K), canvas, s, model.encoder, model.delta)
         return -mixture.log_prob(z).mean() + (x - imagined).square().flatten(2).sum(dim=-1).mean() / (2 * IMAGINED**2)
 
     def displacement_loss(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
@@ -349,15 +346,3 @@ class Trainer:
             s, _, _ = self.model.filter(walks.actions, (~walks.unmoved()).float())
             self._walls().wall_scale.copy_(s.flatten(0, 1).std(dim=0))
         self.model.transition.walls = True
-
-
-def _skip_first(found: Neighbours, hidden: Tensor) -> Neighbours:
-    """K of K + 1 neighbours: the first K, or where `hidden` (*B,) the last K."""
-
-    def choose(x: Tensor) -> Tensor:
-        where = hidden.reshape(*hidden.shape, *[1] * (x.dim() - hidden.dim()))
-        axis = hidden.dim()
-        return torch.where(where, x.narrow(axis, 1, x.shape[axis] - 1), x.narrow(axis, 0, x.shape[axis] - 1))
-
-    values = {name: choose(value) for name, value in found.values.items()}
-    return Neighbours(choose(found.distance), choose(found.index), choose(found.s_mean), choose(found.s_variance), values)

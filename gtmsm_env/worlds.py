@@ -22,7 +22,6 @@ from gtmsm_env.data import recording
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
 from gtmsm_env.perspective import AT_ONCE
-from gtmsm_env.priors import with_views
 from gtmsm_env.types import WITHIN, Belief, Tolerance, phi, result_of
 from gtmsm_env.vector import Rows
 
@@ -140,8 +139,8 @@ def _rules(world: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
 def check_memory(model: GTMSM, memory: SpatialMemory) -> None:
     """Refuses a memory that the model cannot dream of: too small, or of states or encodings of other sizes. Raises ValueError."""
     fewest = int(memory.count.min()) if memory.count.numel() else 0
-    if fewest < model.reads:
-        what = "is empty" if fewest == 0 else f"holds {fewest} entries, and the model reads the K = {model.reads} nearest"
+    if fewest < model.K:
+        what = "is empty" if fewest == 0 else f"holds {fewest} entries, and the model reads the K = {model.K} nearest"
         raise ValueError(f"A dream needs the memory of a walk; this one {what}. Walk further; some hundreds of steps are usual.")
     model.check_sizes(memory)
 
@@ -164,11 +163,11 @@ def finding_places(model: GTMSM, memory: SpatialMemory, views: bool = False) -> 
     """
     check_memory(model, memory)
     found = yield from model.finding_places(memory)
-    if not views or "view" in found.values or model.combined is not None:  # whose frames are made of encodings
+    if not views or model.combined is not None or "view" in found.values or "canvas" in found.facts:  # whose frames are made of encodings
         return found
     if model.projected is not None:  # a memory `without_views`
         return (yield from model.projected.recalling(found))
-    return with_views(found, model.decoder)
+    return model.drawn(found)
 
 
 def tolerance(model: GTMSM, world: gym.Env[Any, Any] | VectorEnv[Any, Any, Any]) -> Tolerance:
@@ -193,7 +192,7 @@ def keeping_places(model: GTMSM, belief: Belief) -> Generator[bool, None, Belief
 def without_views(memory: SpatialMemory) -> SpatialMemory:
     """A memory without what frames are made of, most of it in first person; who decodes from it has that found again."""
     values, facts = (
-        {name: x for name, x in held.items() if name not in ("view", "depth", "plan")} for held in (memory.values, memory.facts)
+        {name: x for name, x in held.items() if name not in ("view", "depth", "plan", "canvas")} for held in (memory.values, memory.facts)
     )
     return memory.but(values, facts)
 
@@ -289,8 +288,8 @@ class WorldsAhead:
         keep: Callable[[Rows], list[Any]] | None = None,
         rows: int | None = None,
     ) -> None:
-        if steps < model.reads:
-            raise ValueError(f"walk_steps must be at least {model.reads}, the entries this model's prior reads, got {steps}.")
+        if steps < model.K:
+            raise ValueError(f"walk_steps must be at least {model.K}, the entries this model's prior reads, got {steps}.")
         self.worlds, self.model, self.steps = worlds, model, steps
         self.snapshot, self.goals, self.keep = snapshot, goals, keep
         rows = rows or worlds.num_envs

@@ -523,7 +523,7 @@ def test_render() -> None:
         ({"model": GTMSM((8, 8, 3), 5, hidden=8)}, "says none"),
         ({"model": GTMSM((8, 8, 3), 4, hidden=8, world=MODEL.world)}, "4 discrete actions"),
         ({"model": GTMSM((6, 8, 3), 5, hidden=8, world=MODEL.world)}, "frames of the model's shape"),
-        ({"model": GTMSM((8, 8, 3), 5, hidden=8, world=MODEL.world), "walk_steps": 7}, "at least 8"),
+        ({"model": GTMSM((8, 8, 3), 5, hidden=8, K=8, world=MODEL.world), "walk_steps": 7}, "at least 8"),
         ({"model": GTMSM((8, 8, 3), 5, hidden=8, world={"id": "CartPole-v1", "kwargs": {}})}, "trained for"),
         ({"model": treasure_model()}, "trained for"),
         ({"model": "no-such-model"}, "cannot be read"),
@@ -546,7 +546,7 @@ def test_memories_that_cannot_be_dreamed_of() -> None:
     empty = SpatialMemory(memory.s_mean[:0], memory.s_variance[:0], {name: value[:0] for name, value in memory.values.items()})
     with pytest.raises(ValueError, match="is empty"):
         dream(memory=empty)
-    greedy = GTMSM((8, 8, 3), 5, hidden=8, z_size=192, world=MODEL.world)
+    greedy = GTMSM((8, 8, 3), 5, hidden=8, z_size=192, K=8, world=MODEL.world)
     with pytest.raises(ValueError, match="K = 8"):
         dream(model=greedy, memory=memory)
     with pytest.raises(ValueError, match="encodings of 6 numbers"):

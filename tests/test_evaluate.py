@@ -53,7 +53,9 @@ def test_an_exact_model_is_exact_where_it_has_been(trials: Trials, measured: tup
     true = trials.walk.frames[:, TAU:].numpy()
     for name in (OURS, HEAVIEST):
         np.testing.assert_array_equal(shown[name][trials.visited], true[trials.visited])
-        assert values.error[name][~trials.visited].min() > 0
+    copied = values.error[HEAVIEST][~trials.visited]
+    assert copied.min() > 0
+    assert values.error[OURS][~trials.visited].mean() < copied.mean() / 2  # what overlaps a place shows part of it, exactly
     np.testing.assert_array_equal(shown[FLOOR], true)
     assert values.right_place[trials.visited].all()
     assert not values.right_place[~trials.visited].any()
@@ -116,10 +118,11 @@ def test_elbo_terms_average_to_the_models_own_elbo(trials: Trials, prior: str) -
     arguments = (batch.frames, batch.index, batch.actions, 60)
     terms = elbo_terms(model, *arguments, seed=1)
     elbo = model(*arguments, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(terms.log_likelihood.mean(), elbo.log_likelihood)
-    torch.testing.assert_close(terms.kl[OURS if prior == "views" else PAPER].mean(), elbo.kl)
-    assert terms.log_likelihood.shape == (3, 40)
-    assert set(terms.kl) == ({OURS, PAPER} if prior == "views" else {PAPER})
+    own = OURS if prior == "views" else PAPER
+    torch.testing.assert_close(terms.log_likelihood[own].mean(), elbo.log_likelihood)
+    torch.testing.assert_close(terms.kl[own].mean(), elbo.kl)
+    assert terms.log_likelihood[own].shape == (3, 40)
+    assert terms.log_likelihood.keys() == terms.kl.keys() == {own, PAPER}
 
 
 def test_variance_figures_know_an_honest_variance() -> None:

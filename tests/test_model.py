@@ -255,10 +255,6 @@ def test_a_place_never_seen_is_shown_from_what_overlaps_it() -> None:
         return picture[3 * row : 3 * row + 8, 3 * column : 3 * column + 8]
 
     model = exact_model(prior="views")
-    assert model.views is not None
-    model.views.A.copy_(3 * torch.eye(2))
-    model.views.log_width.fill_(math.log(0.1))
-    model.views.log_falloff.fill_(-20)
     hidden = (4, 4)
     places = [p for p in itertools.product(range(9), repeat=2) if p != hidden]
     z_mean, z_variance = model.encode(torch.stack([crop(*p) for p in places]))
@@ -271,16 +267,19 @@ def test_a_place_never_seen_is_shown_from_what_overlaps_it() -> None:
     assert any(torch.equal(copied, crop(*p)) for p in places)
 
 
-def test_views_are_decoded_once_for_many_reads() -> None:
+def test_views_are_laid_once_for_many_reads() -> None:
     walk, _ = world_and_walk()
     model = exact_model(prior="views")
     memory = model.remember(walk).memory
     places = model.recall(memory)
-    assert "view" in places.values
+    assert places.facts["canvas"].shape == (4, 56, 56)  # 16 + 8 pixels around a frame
     assert len(places) == len({tuple(p) for p in memory.s_mean.tolist()})
     assert model.recall(places) is places
     s = 2 * torch.randn(20, 2, generator=draws())
     assert torch.equal(model.decode(s, memory), model.decode(s, places))
+    seen = model.observe(Belief(torch.full((2,), 4.5), s[0], s[0], places), torch.tensor(4), walk.frames[0]).memory
+    assert "canvas" not in seen.facts  # which lacks what was seen since
+    assert not torch.equal(model.recall(seen).facts["canvas"], places.facts["canvas"])
     assert exact_model().recall(memory) is memory  # the mixture reads it as it is
 
 
@@ -289,7 +288,7 @@ def test_a_memory_smaller_than_the_prior_reads(prior: str) -> None:
     model = small(prior)
     belief = model.initial(drawn_walk(steps=1).frames[0])
     with pytest.raises(ValueError, match=r"K = \d neighbours were asked of a memory of 1 entries"):
-        model.decode(belief.mean, belief.memory)
+        model.prior(belief.mean, belief.memory)
     nothing = SpatialMemory(torch.zeros(0, 2), torch.zeros(0, 2), {"z_mean": torch.zeros(0, 6), "z_variance": torch.zeros(0, 6)})
     with pytest.raises(ValueError, match=r"The memory is empty\. Walk"):
         model.novelty(torch.zeros(2), nothing)

@@ -108,7 +108,7 @@ def test_states_in_first_person_need_three_numbers_of_their_law() -> None:
     for law, prior in KINDS:
         model = small(law, prior)
         assert model.transition.W_a.shape == (3, 5)
-        assert model.reads == 3
+        assert model.K == 3
         assert (model.projected is None) == (prior == "combined")
         assert (model.combined is None) == (prior == "views")
         assert model.views is None
@@ -611,7 +611,7 @@ def test_a_saved_model_is_the_same_model(tmp_path: Path, law: str, prior: str) -
     again, walk, s = GTMSM.load(tmp_path / "model"), drawn_walk(2), torch.randn(2, 4, 3, generator=draws())
     assert json.dumps(again.config) == json.dumps(model.config)
     assert again.fingerprint() == model.fingerprint()
-    assert (again.step_length, again.turn_length, again.reads) == (model.step_length, model.turn_length, model.reads)
+    assert (again.step_length, again.turn_length, again.K) == (model.step_length, model.turn_length, model.K)
     belief = again.remember(walk)
     close(belief, model.remember(walk), atol=0)
     assert torch.equal(again.decode(s, belief.memory), model.decode(s, belief.memory))

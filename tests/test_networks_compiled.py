@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from gtmsm_env.model import GTMSM
-from gtmsm_env.networks import ConvDecoder, ConvEncoder, Decoder, Encoder, PastedPatches, looked_up
+from gtmsm_env.networks import PastedPatches, looked_up
 from gtmsm_env.transitions import LinearWithWalls, Rotation
 
 pytest.importorskip("numba")
@@ -119,44 +119,6 @@ def test_a_law_may_be_replaced() -> None:
     other.walls, other.g = True, nn.Sequential(nn.Linear(2, 1))
     assert networks_compiled.moves(other) is None
     assert before.any()
-
-
-def drawn(z_size: int, hidden: int) -> tuple[Encoder, Decoder]:
-    """Networks whose every weight counts; as they begin, their MLPs give nothing."""
-    nets = Encoder(192, z_size, hidden).requires_grad_(False), Decoder((3, 8, 8), z_size, hidden).requires_grad_(False)
-    for net in nets:
-        for parameter in net.parameters():
-            nn.init.normal_(parameter, std=0.1, generator=draws(parameter.numel()))
-    return nets
-
-
-@pytest.mark.parametrize("rows", [0, 1, 17, 150])
-def test_frames_are_reproduced_as_by_torch(rows: int) -> None:
-    """By the networks that ship, and by ones of other sizes."""
-    x = torch.rand(rows, 3, 8, 8, generator=draws(0))
-    for encoder, decoder in ((MODEL.encoder, MODEL.decoder), drawn(8, 20)):
-        found = networks_compiled.reproduced(encoder, decoder, x.contiguous(memory_format=torch.channels_last))
-        assert found is not None
-        with torch.no_grad():
-            torch.testing.assert_close(found, decoder(encoder(x)[0]), atol=1e-5, rtol=1e-5)
-
-
-def test_a_frame_does_not_depend_on_those_beside_it() -> None:
-    x = torch.rand(70, 3, 8, 8, generator=draws(1))
-    together = networks_compiled.reproduced(*drawn(8, 20), x)
-    assert together is not None
-    for row in (0, 15, 16, 63, 64, 69):
-        assert torch.equal(networks_compiled.reproduced(*drawn(8, 20), x[row, None]), together[row, None])  # type: ignore[arg-type]
-
-
-def test_other_networks_are_left_to_torch() -> None:
-    x = torch.rand(2, 3, 8, 8)
-    encoder, decoder = drawn(8, 20)
-    assert networks_compiled.reproduced(*drawn(8, 18), x) is None
-    assert networks_compiled.reproduced(*drawn(6, 20), x) is None
-    assert networks_compiled.reproduced(encoder, decoder.bfloat16(), x) is None
-    shape = (3, 32, 32)
-    assert networks_compiled.reproduced(ConvEncoder(shape, 8), ConvDecoder(shape, 8), torch.rand(2, *shape)) is None
 
 
 @pytest.mark.parametrize("half", [False, True])
