@@ -304,7 +304,10 @@ def time_resets(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def time_ppo(args: argparse.Namespace) -> dict[str, Any]:
-    """Frames a second of PPO's whole `learn` in 256 rows of a batch, beside 8 scalar dreams under DummyVecEnv; and the env's share."""
+    """Frames a second of PPO's whole `learn` in 256 rows of a batch, beside 8 scalar dreams under DummyVecEnv; and the env's share.
+
+    Both have rollouts of as many steps and learn from four minibatches of each, four times.
+    """
     from stable_baselines3 import PPO
     from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
@@ -321,37 +324,44 @@ def time_ppo(args: argparse.Namespace) -> dict[str, Any]:
         shown: dict[str, Any] = {"observation": "state", "horizon": 64, "autoreset_mode": "SameStep"}
         return DreamVecEnv(DreamVectorEnv(256, **arguments(model), belief=of_rows(belief, 256), **shown))
 
-    speeds: dict[str, list[float]] = {"256 rows": [], "8 under DummyVecEnv": []}
-    shares: dict[str, list[float]] = {name: [] for name in speeds}
-    for _ in range(args.rounds):
-        for name, env, steps in (("256 rows", batch(), 64), ("8 under DummyVecEnv", DummyVecEnv([alone(row) for row in range(8)]), 64)):
-            inside, wait = 0.0, env.step_wait
+    def eight() -> VecEnv:
+        return DummyVecEnv([alone(row) for row in range(8)])
 
-            def step_wait(wait: Callable[[], Any] = wait) -> Any:
-                nonlocal inside
-                start = time.process_time()
-                told = wait()
-                inside += time.process_time() - start
-                return told
+    def learn(env: VecEnv, steps: int) -> tuple[float, float]:
+        """Frames a second, and the share of the time that the env took."""
+        inside, wait = 0.0, env.step_wait
 
-            env.step_wait = step_wait  # type: ignore[method-assign]
-            agent = PPO(
-                "MultiInputPolicy", env, n_steps=steps, batch_size=env.num_envs * steps // 4, n_epochs=4, seed=args.seed, device="cpu"
-            )
+        def step_wait() -> Any:
+            nonlocal inside
             start = time.process_time()
-            agent.learn(env.num_envs * steps * (2 if env.num_envs > 8 else 1))
-            spent = time.process_time() - start
-            speeds[name].append(agent.num_timesteps / spent)
-            shares[name].append(inside / spent)
-            env.close()
-    rows: list[list[Cell]] = []
-    for name, values in speeds.items():
-        spread = f"{min(values):,.0f} to {max(values):,.0f}"
-        rows.append([name, f"{np.median(values):,.0f}", spread, 100 * float(np.median(shares[name]))])
-    print(table(["PPO, learn()", "frames/s", "rounds", "% in the env"], rows, args.models[0]))
-    ratio = float(np.median(np.divide(speeds["256 rows"], speeds["8 under DummyVecEnv"])))
-    print(f"{ratio:.1f} times the frames a second, bar 10; {rows[0][3]:.1f} % in the env, bar 20")
-    return {"frames_a_second": speeds, "share_in_env": shares, "ratio": ratio}
+            told = wait()
+            inside += time.process_time() - start
+            return told
+
+        env.step_wait = step_wait  # type: ignore[method-assign]
+        agent = PPO("MultiInputPolicy", env, n_steps=steps, batch_size=env.num_envs * steps // 4, n_epochs=4, seed=args.seed, device="cpu")
+        start = time.process_time()
+        agent.learn(env.num_envs * (128 if env.num_envs > 8 else 256))
+        spent = time.process_time() - start
+        env.close()
+        return agent.num_timesteps / spent, inside / spent
+
+    names = "256 rows", "8 under DummyVecEnv"
+    figures: dict[str, Any] = {}
+    body: list[list[Cell]] = []
+    for steps in args.n_steps:
+        told = np.array([[learn(make(), steps) for make in (batch, eight)] for _ in range(args.rounds)])  # (rounds, 2, 2)
+        for i, name in enumerate(names):
+            speeds, share = told[:, i, 0], 100 * float(np.median(told[:, i, 1]))
+            body.append([name, steps, f"{np.median(speeds):,.0f}", f"{speeds.min():,.0f} to {speeds.max():,.0f}", share])
+        ratios = told[:, 0, 0] / told[:, 1, 0]
+        figures[str(steps)] = {"frames_a_second": told[..., 0], "share_in_env": told[..., 1], "ratio": float(np.median(ratios))}
+    print(table(["PPO, learn()", "steps a rollout", "frames/s", "rounds", "% in the env"], body, args.models[0]))
+    for steps, found in figures.items():
+        ratio, share = found["ratio"], 100 * float(np.median(found["share_in_env"][:, 0]))
+        verdict = "held" if ratio >= 10 and share <= 20 else "MISSED"
+        print(f"rollouts of {steps} steps: {ratio:.1f} times the frames a second, bar 10; {share:.1f} % in the env, bar 20: {verdict}")
+    return {"sb3": figures}
 
 
 def resident() -> int:
@@ -394,6 +404,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=0.3, help="of each round of each door")
     parser.add_argument("--steps", type=int, default=10_000_000, help='of "flat"')
+    parser.add_argument("--n-steps", type=int, nargs="+", default=[16, 32, 64], metavar="N", help='of each rollout of "sb3"')
     parser.add_argument("--reset-steps", type=int, default=1000, help='of "resets"')
     parser.add_argument("--peers", nargs="*", choices=[*OTHERS], default=[*OTHERS], metavar="NAME", help=f"of {', '.join(OTHERS)}")
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "gtmsm-env"

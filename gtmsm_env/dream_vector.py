@@ -559,7 +559,8 @@ class DreamVectorEnv(BatchedRows):
 
     def _by_loops(self) -> Stepping | None:
         """What steps this dream without torch, made anew where tensors may have been replaced; None where that is for torch."""
-        if self._stepping and not self._stepping.moves.fits(self.model.transition):
+        law: Any = self.model._modules["transition"]  # as attributes, modules take half a microsecond to find
+        if self._stepping and not self._stepping.moves.fits(law):
             self._stepping = None
         if self._stepping is None:
             now, its_own = self._episodes, type(self) is not DreamVectorEnv  # whose methods steps here would pass by
