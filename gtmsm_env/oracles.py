@@ -83,7 +83,7 @@ def composed(
     shown, share = [], []
     for x, pose, depth, there, depth_there in zip(frames, poses, depths, at, depths_at, strict=True):
         views = frames_to_x(torch.from_numpy(x))
-        which = covering(lens, pose[None], torch.ones(1, 1, len(pose), dtype=torch.bool), there[None], K)[0]  # (H, K)
+        which = covering(lens, pose[None], torch.ones(1, 1, len(pose), dtype=torch.bool), there[None], K, depth[None])[0]  # (H, K)
         far = torch.minimum(depth_there[:, None, None, :], lens.ground[:, None])  # (H, 1, h, w)
         ahead, left = lens.seen_from(relative(there[:, None], pose[which])[..., None, None, :], lens.aside, far)
         column, row = lens.pixels(ahead, left, lens.height + lens.slope[:, None] * far)

@@ -109,21 +109,27 @@ def part_by_part(function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -
     return tuple(torch.cat(x) for x in zip(*parts, strict=True))
 
 
-def covering(camera: Camera, poses: Tensor, usable: Tensor, s: Tensor, K: int) -> Tensor:
+def covering(camera: Camera, poses: Tensor, usable: Tensor, s: Tensor, K: int, view_depth: Tensor | None = None) -> Tensor:
     """Which K of N views together show most of what would be seen at s, from as near as can be: one after another, the most added first.
 
     poses: (M, N, 3); usable: (M, Q, N) bool, or what broadcasts; s (M, Q, 3). Returns (M, Q, K) int64. No gradient.
+    view_depth: (M, N, W), how deep the columns of these views are, where that is known: what lies behind counts little.
     """
     with torch.no_grad():
         depth = camera.compared[:, None]
         aside = camera.aside[camera.size // 16 :: camera.size // 8]
         if loops := loops_for("projection_compiled", poses, s):
-            return loops.cover(poses, usable, s, aside, camera.aside[-1], depth[:, 0], K)
+            return loops.cover(poses, usable, s, aside, depth[:, 0], camera.focal, view_depth, camera.size, K)
         ahead, left = camera.seen_from(relative(s[:, :, None], poses[:, None])[..., None, None, :], aside, depth)  # (M, Q, N, 4, 8)
         shown = (ahead > 0.15) & (left.abs() < camera.aside[-1] * ahead)
         size = (ahead.clamp(min=0.05) / depth).log().abs()  # how much larger or smaller a thing is seen there
         away = (s[:, :, None, :2] - poses[:, None, :, :2]).norm(dim=-1)
-        worth = (shown * torch.exp(-size - 0.35 * away[..., None, None])).flatten(-2)  # (M, Q, N, P)
+        worth = shown * torch.exp(-size - 0.35 * away[..., None, None])
+        if view_depth is not None:
+            column = camera.pixels(ahead, left, ahead)[0].round().long().clamp(0, camera.size - 1)
+            behind = view_depth[:, None].expand(-1, s.shape[1], -1, -1).gather(-1, column.flatten(-2)).view_as(ahead)
+            worth = worth * (behind / ahead.clamp(min=0.15)).clamp(max=1) ** 4
+        worth = worth.flatten(-2)  # (M, Q, N, P)
         gained = worth.new_zeros(*worth.shape[:2], 1, worth.shape[-1])
         left_over = torch.where(usable, 0.0, -1e9).expand(worth.shape[:3])
         chosen = []

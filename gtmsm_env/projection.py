@@ -119,7 +119,7 @@ class ProjectedViews(nn.Module):
         values = (memory.s_mean, memory.used, memory.values["view"], memory.values["depth"], memory.facts["plan"], s)
         poses, used, views, view_depth, plan, s = (flat(memory, x) for x in values)
         s = s.reshape(len(s), math.prod(s.shape[1:-1]), 3)  # (M, Q, 3)
-        which = covering(self.camera, poses, used[:, None], s, self.K).flatten(0, 1)  # (B, K)
+        which = covering(self.camera, poses, used[:, None], s, self.K, view_depth).flatten(0, 1)  # (B, K)
         row = torch.arange(len(s), device=s.device).repeat_interleave(s.shape[1])[:, None]  # (B, 1)
         depth = self.sight.depth(plan, s)
 

@@ -393,18 +393,32 @@ def _sight(bias: Any, parts: Any, inverse: Any, found: Any) -> None:
             found[b, u] = total / mean
 
 
-def cover(poses: Tensor, usable: Tensor, s: Tensor, aside: Tensor, edge: Tensor, depth: Tensor, K: int) -> Tensor:
-    """Which views show most of the points at each `depth` of columns `aside`; `edge` is the outermost column: (M, Q, K)."""
+def cover(
+    poses: Tensor,
+    usable: Tensor,
+    s: Tensor,
+    aside: Tensor,
+    depth: Tensor,
+    focal: float,
+    view_depth: Tensor | None,
+    size: int,
+    K: int,
+) -> Tensor:
+    """Which views, of `size` columns, show most of the points at each `depth` of columns `aside`: (M, Q, K)."""
     usable = usable.expand(*s.shape[:2], poses.shape[1])
+    behind = torch.empty(0, 0, size) if view_depth is None else view_depth
     chosen = torch.empty(*s.shape[:2], K, dtype=torch.int64)
-    _cover(f(edge.item()), *(x.contiguous().detach().numpy() for x in (poses, usable, s, aside, depth, chosen)))
+    _cover(f(focal), *(x.contiguous().detach().numpy() for x in (poses, usable, s, aside, depth, behind, chosen)))
     return chosen
 
 
 @compiled
-def _cover(edge: Any, poses: Any, usable: Any, s: Any, aside: Any, depth: Any, chosen: Any) -> None:
-    (M, Q, K), N, A, P = chosen.shape, poses.shape[1], len(aside), len(aside) * len(depth)
+def _cover(focal: Any, poses: Any, usable: Any, s: Any, aside: Any, depth: Any, behind: Any, chosen: Any) -> None:
+    (M, Q, K), N, A, P, W = chosen.shape, poses.shape[1], len(aside), len(aside) * len(depth), behind.shape[2]
     worth, gained, left_over = np.empty((N, P), f), np.empty(P, f), np.empty(N, f)
+    far, column = np.empty(P, f), np.empty(P, f)
+    middle = f(W / 2 - 0.5)
+    edge = middle / focal  # how far aside the outermost column leads
     for m in range(M):
         for q in range(Q):
             for n in range(N):
@@ -421,6 +435,13 @@ def _cover(edge: Any, poses: Any, usable: Any, s: Any, aside: Any, depth: Any, c
                         shown = ahead > f(0.15) and abs(left) < edge * ahead
                         worth[n, i * A + j] = near * min(size, f(1) / size) if shown else f(0)
                         total += worth[n, i * A + j]
+                        far[i * A + j], column[i * A + j] = max(ahead, f(0.15)), middle + f(0.5) - focal * left / max(ahead, f(0.15))
+                if total > f(0) and len(behind):  # many views show nothing at all
+                    total = f(0)
+                    for p in range(P):
+                        share = min(behind[m, n, min(max(int(column[p]), 0), W - 1)] / far[p], f(1)) ** 2
+                        worth[n, p] *= share * share
+                        total += worth[n, p]
                 left_over[n] = f(1e-4) * total if usable[m, q, n] else f(-1e9)
             gained[:] = f(0)
             for k in range(K):

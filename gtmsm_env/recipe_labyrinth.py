@@ -355,7 +355,7 @@ class LabyrinthTrainer(Trainer):
         """
         projected = self._projected()
         x, s, memory = self._asked(stage, rng)
-        sources = covering(projected.camera, memory.s_mean, memory.used[:, None], s, projected.sources)
+        sources = covering(projected.camera, memory.s_mean, memory.used[:, None], s, projected.sources, memory.values["depth"])
         row = torch.arange(len(s), device=s.device)[:, None, None]
         found = (x, s, memory.values["view"][row, sources], memory.s_mean[row, sources])
         with torch.no_grad():
@@ -525,11 +525,8 @@ class LabyrinthTrainer(Trainer):
         views, s = self._views(rows, self.walks.index.shape[1]), self._inferred()[rows]
         plan = plans[rows].float() * float(2 ** rng.uniform(-1, 1))  # as much evidence as of shorter and longer walks
         poses, s = s[:, : stage.tau], s.take_along_dim(at[..., None], dim=1)
-        with torch.no_grad():  # depths of those entries alone that will be asked for
-            usable = torch.ones_like(poses[:1, None, :, 0], dtype=torch.bool)
-            asked = covering(projected.camera, poses, usable, s, projected.K).unique()
-            depth = poses.new_zeros(*poses.shape[:2], views.shape[-1])
-            depth[:, asked] = projected.sight.depth(plan, poses[:, asked])
+        with torch.no_grad():
+            depth = projected.sight.depth(plan, poses)
         memory = SpatialMemory(poses, poses, {"view": views[:, : stage.tau], "depth": depth}, facts={"plan": plan})
         return views[torch.arange(len(rows), device=at.device)[:, None], at], s, memory
 

@@ -280,7 +280,7 @@ def test_composed_views_as_by_loops(recorded: Trials) -> None:
     (here, there), depth = recorded.poses, recorded.depth[..., 1::2]
     at = there[:1, [0, 2, 5]]
     shown = composed(small, here[:1], depth[:1, :TAU], at, depth[:1, TAU:][:, [0, 2, 5]], CAMERA, K=4)[0]
-    which = covering(Camera(8, **CAMERA), here[:1], torch.ones(1, 1, TAU, dtype=torch.bool), at, 4)[0]
+    which = covering(Camera(8, **CAMERA), here[:1], torch.ones(1, 1, TAU, dtype=torch.bool), at, 4, depth[:1, :TAU])[0]
     off = []
     for step, own in enumerate((0, 2, 5)):
         poses, depths = here[0].double().numpy(), depth[0].double().numpy()

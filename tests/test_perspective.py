@@ -195,12 +195,14 @@ def test_gradients_of_a_sample() -> None:
 # ---------------------------------------------------------------- views that cover a pose
 
 
-def greedy(camera: Camera, poses: Tensor, usable: Tensor, s: Tensor, K: int) -> list[int]:
-    """One pose s (3,), views from poses (N, 3), of which some are usable (N,)."""
+def greedy(camera: Camera, poses: Tensor, usable: Tensor, s: Tensor, K: int, view_depth: Tensor | None = None) -> list[int]:
+    """One pose s (3,), views from poses (N, 3), of which some are usable (N,); view_depth (N, W)."""
     points = [(aside, depth) for depth in (0.6, 1.2, 2.4, 4.0) for aside in camera.aside[camera.size // 16 :: camera.size // 8].tolist()]
 
-    def worth(pose: Tensor) -> list[float]:
-        """How well each point of s's view is shown from a pose: not at all outside its frame, less at another scale and from afar."""
+    def worth(pose: Tensor, walls: Tensor | None) -> list[float]:
+        """How well each point of s's view is shown from a pose: not at all outside its frame, less at another scale, from afar and behind
+        walls at depths (W,).
+        """
         found = []
         for aside, depth in points:
             x = float(s[0]) + depth * (math.cos(s[2]) + aside * math.sin(s[2]))
@@ -208,10 +210,12 @@ def greedy(camera: Camera, poses: Tensor, usable: Tensor, s: Tensor, K: int) -> 
             ahead, column, _ = pinhole(pose, (x, y, HEIGHT), camera.size, 90)
             shown = ahead > 0.15 and -1e-4 < column < camera.size - 1 + 1e-4
             scale = max(ahead, 0.05) / depth
-            found.append(shown * min(scale, 1 / scale) * math.exp(-0.35 * math.dist(pose[:2].tolist(), s[:2].tolist())))
+            behind = 1.0 if walls is None or not shown else min(1.0, float(walls[min(max(round(column), 0), camera.size - 1)]) / ahead) ** 4
+            found.append(shown * min(scale, 1 / scale) * math.exp(-0.35 * math.dist(pose[:2].tolist(), s[:2].tolist())) * behind)
         return found
 
-    worths, gained, chosen = [worth(pose) for pose in poses], [0.0] * len(points), []
+    worths = [worth(pose, None if view_depth is None else view_depth[i]) for i, pose in enumerate(poses)]
+    gained, chosen = [0.0] * len(points), []
     for _ in range(K):
         gains = [
             sum(max(w - g, 0) for w, g in zip(all_, gained, strict=True)) + 1e-4 * sum(all_) if usable[i] and i not in chosen else -1.0
@@ -222,15 +226,17 @@ def greedy(camera: Camera, poses: Tensor, usable: Tensor, s: Tensor, K: int) -> 
     return chosen
 
 
+@pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize("size", [8, 32])
-def test_views_are_chosen_as_by_a_greedy_loop(size: int) -> None:
+def test_views_are_chosen_as_by_a_greedy_loop(size: int, known: bool) -> None:
     camera = Camera(size, 90.0, HEIGHT, CEILING)
     poses, s = drawn_poses(2, 14), drawn_poses(2, 3, seed=1)
     usable = torch.rand(2, 3, 14, generator=draws(2)) < 0.7
-    chosen = covering(camera, poses, usable, s, 5)
+    depth = 0.3 + 4 * torch.rand(2, 14, size, generator=draws(3)) if known else None
+    chosen = covering(camera, poses, usable, s, 5, depth)
     assert chosen.shape == (2, 3, 5)
     for m, q in itertools.product(range(2), range(3)):
-        assert chosen[m, q].tolist() == greedy(camera, poses[m], usable[m, q], s[m, q], 5)
+        assert chosen[m, q].tolist() == greedy(camera, poses[m], usable[m, q], s[m, q], 5, None if depth is None else depth[m])
         assert usable[m, q, chosen[m, q]].all()
     torch.testing.assert_close(covering(camera, poses, usable[:, :1], s, 5), covering(camera, poses, usable[:, :1].expand(2, 3, 14), s, 5))
 
@@ -249,6 +255,17 @@ def test_a_pose_is_best_covered_by_its_own_view_and_then_by_what_that_lacks() ->
     first, second = covering(camera, poses, without, torch.zeros(1, 1, 3), 2)[0, 0].tolist()
     assert first == 4
     assert second == 3  # it shows the edge that the first, turned a little to the left, lacks
+
+
+def test_a_view_from_behind_a_wall_is_chosen_last() -> None:
+    """Where depths are known: without them it is taken for the best, as it stands nearest."""
+    camera = Camera(32, 90.0, HEIGHT, CEILING)
+    poses = torch.tensor([[[-0.4, 0.0, 0.0], [0.0, 1.5, -0.6], [0.0, -1.5, 0.6]]])  # close behind, and from both sides
+    depth = torch.full((1, 3, 32), 5.0)
+    depth[0, 0] = 0.2
+    all_of_them, s = torch.ones(1, 1, 3, dtype=torch.bool), torch.zeros(1, 1, 3)
+    assert covering(camera, poses, all_of_them, s, 3)[0, 0, 0] == 0
+    assert covering(camera, poses, all_of_them, s, 3, depth)[0, 0, -1] == 0
 
 
 def test_no_gradient_flows_through_a_choice() -> None:

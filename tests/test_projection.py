@@ -234,7 +234,7 @@ def test_a_state_is_shown_by_the_views_that_cover_most_of_it() -> None:
     projected, memory = views_prior(), projected_memory()
     s = queries(4)
     canvas, laid = projected(s, memory)
-    which = covering(projected.camera, memory.s_mean[None], memory.used[None, None], s[None], K)[0]
+    which = covering(projected.camera, memory.s_mean[None], memory.used[None, None], s[None], K, memory.values["depth"][None])[0]
     depth = projected.sight.depth(memory.facts["plan"][None], s[None])
     view, known = memory.values["view"][which][None], memory.values["depth"][which][None]
     expected = blend(projected, view, relative(s[:, None], memory.s_mean[which])[None], known, depth)

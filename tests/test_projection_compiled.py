@@ -93,13 +93,15 @@ def test_a_plan_tells_along_columns_what_it_tells_torch(monkeypatch: pytest.Monk
     torch.testing.assert_close(told, by_torch(monkeypatch, along, camera, plan, s, 48), atol=2e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize("size", [8, 12, 32])
-def test_views_are_chosen_as_by_torch(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+def test_views_are_chosen_as_by_torch(monkeypatch: pytest.MonkeyPatch, size: int, known: bool) -> None:
     """Equal views in the order of their index; more than are usable, all the same."""
     memory = poses(3, 20, seed=4)
     memory[:, 1::2] = memory[:, ::2]
     usable = torch.rand(3, 1, 20, generator=draws(5)) < 0.6
-    arguments = (Camera(size, **CAMERA), memory, usable, poses(3, 4, seed=6), 8)
+    depth = (0.2 + 3 * torch.rand(3, 10, size, generator=draws(7))).repeat_interleave(2, dim=1) if known else None
+    arguments = (Camera(size, **CAMERA), memory, usable, poses(3, 4, seed=6), 8, depth)
     assert torch.equal(covering(*arguments), by_torch(monkeypatch, covering, *arguments))
 
 
