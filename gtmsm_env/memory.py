@@ -7,6 +7,7 @@ Sufficient statistics are stored, not samples (section 3). A memory is a value: 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -33,7 +34,9 @@ class Fingerprinted(Protocol):
 
 
 def fingerprint(model: str | Fingerprinted) -> str:
-    """Of a model, or as it was given."""
+    """Of a model, or as it was given. ValueError for another text."""
+    if isinstance(model, str) and not re.fullmatch("[0-9a-f]{16}", model):
+        raise ValueError(f"A model is told by itself or by its fingerprint, 16 hexadecimal digits; given {model!r}. Load it: GTMSM.load.")
     return model if isinstance(model, str) else model.fingerprint()
 
 
@@ -131,6 +134,8 @@ class SpatialMemory:
         for name, value in (entries if where is None else {**entries, "where": where}).items():
             if value.shape != expected[name]:
                 raise ValueError(f"{rule}: {name} has shape {expected[name]}; given {tuple(value.shape)}.")
+        if entries["s_mean"].is_cpu and not entries["s_mean"].isfinite().all():  # elsewhere the device would be waited for
+            raise ValueError("A place is told by finite numbers; given an s_mean with NaN or infinity. Look where the state became that.")
 
     def _append(self, entries: dict[str, Tensor], where: Tensor | None) -> SpatialMemory:
         """entries: name -> (*M, T, ...)"""

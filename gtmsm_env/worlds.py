@@ -51,6 +51,7 @@ SHIPPED = {
 def shipped_for(world: str) -> str:
     """The name of that model. ValueError where none ships."""
     if world not in SHIPPED:
+        gym.spec(world)  # which tells of a name mistyped, and what it may have been to be
         raise ValueError(
             f"Where no model is named, the one that ships for the world is taken, and none ships for {world}, only for {list(SHIPPED)}. "
             "Name a model of your own by its path, or take one of these worlds."

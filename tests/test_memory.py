@@ -26,6 +26,8 @@ D = 4
 NAMES = ("s_mean", "s_variance", "z_mean", "z_variance", "reward", "termination")
 Entry = dict[str, Tensor]
 
+MODEL, OTHER = "abcdef0123456789", "0123456789abcdef"  # fingerprints
+
 
 def draws(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
@@ -540,19 +542,33 @@ def test_to_a_device() -> None:
 @pytest.mark.parametrize("batch", [(), (3,), (2, 2)])
 def test_what_was_saved_is_read_alike(tmp_path: Path, batch: tuple[int, ...]) -> None:
     memory, slow = unequal(batch)
-    memory.save(tmp_path / "memory", "abc")
-    for loaded in (SpatialMemory.load(tmp_path / "memory", "abc"), SpatialMemory.load(str(tmp_path / "memory.json"))):
+    memory.save(tmp_path / "memory", MODEL)
+    for loaded in (SpatialMemory.load(tmp_path / "memory", MODEL), SpatialMemory.load(str(tmp_path / "memory.json"))):
         assert agrees(loaded, slow)
         assert [storage(loaded, name).dtype for name in NAMES] == [storage(memory, name).dtype for name in NAMES]
         assert loaded.s_mean.shape[-2] == len(memory)  # without what the storage had to spare
         values = entries(batch, draws(5))
         assert agrees(loaded.write(**values), slow.write(**values))
-    with pytest.raises(CheckpointError, match=r"only be read by the model that wrote it: .* by model abc, given other. Load that model"):
-        SpatialMemory.load(tmp_path / "memory", "other")
+    with pytest.raises(
+        CheckpointError, match=rf"only be read by the model that wrote it: .* by model {MODEL}, given {OTHER}. Load that model"
+    ):
+        SpatialMemory.load(tmp_path / "memory", OTHER)
+
+
+def test_a_model_is_told_by_its_fingerprint_not_its_name(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="its fingerprint, 16 hexadecimal digits; given 'image-navigation'"):
+        walked().save(tmp_path / "memory", "image-navigation")
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_a_place_that_is_none_is_not_written(number: float) -> None:
+    memory, entry = walked(), entries((), draws(6))
+    with pytest.raises(ValueError, match="A place is told by finite numbers"):
+        memory.write(**{**entry, "s_mean": entry["s_mean"] * number})
 
 
 def test_only_a_memory_is_read_as_one(tmp_path: Path) -> None:
-    walked().save(tmp_path / "memory", "abc")
+    walked().save(tmp_path / "memory", MODEL)
     tensors, config = load_checkpoint(tmp_path / "memory")
     save_checkpoint(tmp_path / "model", tensors, {"kind": "model"})
     with pytest.raises(CheckpointError, match="kind 'memory' is needed"):
@@ -570,7 +586,7 @@ def test_only_a_memory_is_read_as_one(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="folder must be writable"):
-        walked().save(tmp_path / "file" / "memory", "abc")
+        walked().save(tmp_path / "file" / "memory", MODEL)
 
 
 @pytest.mark.parametrize("lost", ["values.z_mean", "model"])
@@ -595,18 +611,18 @@ def test_a_file_grows_with_its_memory(tmp_path: Path, mapped: bool) -> None:
             values = entries((), generator)
             memory, slow = memory.write(**values), slow.write(**values)
         before = (tmp_path / "memory.safetensors").stat().st_ino if times else None
-        memory.append(tmp_path / "memory", "abc")
+        memory.append(tmp_path / "memory", MODEL)
         whole += before != (tmp_path / "memory.safetensors").stat().st_ino
-        memory = SpatialMemory.load(tmp_path / "memory", "abc", mapped)
+        memory = SpatialMemory.load(tmp_path / "memory", MODEL, mapped)
         assert agrees(memory, slow)
     assert whole < 6
     with pytest.raises(CheckpointError, match="of one kind with what was saved"):
-        memory.append(tmp_path / "memory", "other")
+        memory.append(tmp_path / "memory", OTHER)
     with pytest.raises(CheckpointError, match="continues what was saved; row 42 of"):
-        walked((), 50, seed=3).append(tmp_path / "memory", "abc")
-    assert agrees(SpatialMemory.load(tmp_path / "memory", "abc"), slow)
+        walked((), 50, seed=3).append(tmp_path / "memory", MODEL)
+    assert agrees(SpatialMemory.load(tmp_path / "memory", MODEL), slow)
     with pytest.raises(ValueError, match="One memory on the CPU is appended"):
-        walked((2,)).append(tmp_path / "memory", "abc")
+        walked((2,)).append(tmp_path / "memory", MODEL)
 
 
 class Interrupted(BaseException):
@@ -620,7 +636,7 @@ def test_an_interrupted_append_leaves_the_file_as_it_was_or_as_it_was_to_be(
 ) -> None:
     """Cut off before every flush to the disk and every rename: into the room there is, and when all is written anew."""
     before = walked((), 9)
-    before.append(tmp_path / "memory", "abc")
+    before.append(tmp_path / "memory", MODEL)
     after = walked((), more, 1, before)
     calls = iter(range(100))
 
@@ -636,11 +652,11 @@ def test_an_interrupted_append_leaves_the_file_as_it_was_or_as_it_was_to_be(
         patch.setattr("os.fsync", cut(os.fsync))
         patch.setattr(Path, "replace", cut(Path.replace))
         with contextlib.suppress(Interrupted):
-            after.append(tmp_path / "memory", "abc")
-    found = SpatialMemory.load(tmp_path / "memory", "abc", mapped=True)
+            after.append(tmp_path / "memory", MODEL)
+    found = SpatialMemory.load(tmp_path / "memory", MODEL, mapped=True)
     assert len(found) in (9, 9 + more)
     assert torch.equal(found.s_mean[: len(found)], after.s_mean[: len(found)])
-    after.append(tmp_path / "memory", "abc")
+    after.append(tmp_path / "memory", MODEL)
     assert torch.equal(SpatialMemory.load(tmp_path / "memory").values["z_mean"][: 9 + more], after.values["z_mean"][: 9 + more])
 
 
@@ -748,7 +764,7 @@ def test_facts_stay_with_their_memory(tmp_path: Path) -> None:
     assert memory.to("meta").facts["plan"].device.type == "meta"
     assert memory.but(facts={}).facts == {}
     assert memory.but(values={}).facts is memory.facts
-    memory.save(tmp_path / "memory", "abc")
+    memory.save(tmp_path / "memory", MODEL)
     loaded = SpatialMemory.load(tmp_path / "memory").facts
     assert torch.equal(loaded["plan"], mine)
     assert loaded["sealed"].dtype == torch.bool
