@@ -89,7 +89,7 @@ class Measured:
     log_likelihood: Floats  # (W, horizon) nats
     kl: Floats  # (W, horizon)
     shown: Floats  # (W, horizon) share of the pixels that the oracle's views show
-    right_room: Floats | None  # (W, horizon) 1 where the imagined frame is likest to the room that the agent is in; NaN in corridors
+    right_room: dict[str, Floats]  # read-out -> (W, horizon) 1 where it is likest to the room that the agent is in; NaN in corridors
     entered: Flags | None  # (W, horizon) whether the agent has been in that room while it remembered
     otherwise: dict[str, Floats]  # (W, far) units between true places and those that are otherwise inferred
 
@@ -250,7 +250,7 @@ def measure(model: GTMSM, trials: Trials, seed: int) -> tuple[Measured, dict[str
     true = trials.future.numpy()
     wrong = (s - trials.pose[:, tau:]).double().numpy()
     likelihood, kl = elbo_terms(model, memory, s[:, :horizon], trials.future, seed)
-    right, entered = in_the_right_room(trials, next(iter(shown.values()))) if "rooms" in trials.agent.rules else (None, None)
+    likest = {name: in_the_right_room(trials, shown[name]) for name in (next(iter(shown)), COMPOSED) if "rooms" in trials.agent.rules}
     measured = Measured(
         error={name: mean_square(frames, true) for name, frames in shown.items()},
         distance=np.linalg.norm(wrong[..., :2], axis=-1),
@@ -258,8 +258,8 @@ def measure(model: GTMSM, trials: Trials, seed: int) -> tuple[Measured, dict[str
         log_likelihood=likelihood,
         kl=kl,
         shown=seen,
-        right_room=right,
-        entered=entered,
+        right_room={name: right for name, (right, _) in likest.items()},
+        entered=likest[COMPOSED][1] if likest else None,
         otherwise={name: np.linalg.norm((other - trials.pose)[:, tau:, :2].double().numpy(), axis=-1) for name, other in others.items()},
     )
     return measured, shown, states
@@ -297,12 +297,16 @@ def text(figures: dict[str, Any]) -> str:
     )
 
 
-def right_room_figures(right: Floats | None, entered: Flags | None) -> dict[str, dict[str, float]] | None:
-    """How often the right room's textures are imagined, by what the memory can know of that room; None of single rooms."""
-    if right is None or entered is None:
+def right_room_figures(right: dict[str, Floats], entered: Flags | None) -> dict[str, dict[str, float]] | None:
+    """How often the right room's textures are shown, by what the memory can know of that room; None of single rooms."""
+    if entered is None:
         return None
-    kinds = {"all rooms": ~np.isnan(right), "rooms that it was in": ~np.isnan(right) & entered, "others": ~np.isnan(right) & ~entered}
-    return {name: {"frames": int(chosen.sum()), "right, %": share(right == 1, chosen)} for name, chosen in kinds.items()}
+    inside = ~np.isnan(right[COMPOSED])
+    kinds = {"all rooms": inside, "rooms that it was in": inside & entered, "others": inside & ~entered}
+    return {
+        kind: {"frames": int(chosen.sum()), **{f"{name}, %": share(values == 1, chosen) for name, values in right.items()}}
+        for kind, chosen in kinds.items()
+    }
 
 
 def judge(
