@@ -351,8 +351,10 @@ class DreamVectorEnv(BatchedRows):
                 values, each = self._home.memory.values, (which[:, None], entry)
                 if "view" in values:
                     frames = x_to_frames(values["view"][each])
-                elif "canvas" in self._home.memory.facts:
-                    frames = self.model.decode(s.take_along_dim(entry[..., None], dim=1), self._home.memory[which])
+                elif self.model.views is not None:
+                    canvas = self._home.memory.facts["canvas"]
+                    canvas = canvas if len(rows) == self.num_envs else canvas[which]  # not copied, as rows may share one
+                    frames = self.model.views.frames(canvas, s.take_along_dim(entry[..., None], dim=1))
                 else:
                     frames = x_to_frames(self.model.decoder(values["z_mean"][each]))
         return Starts(mean.expand(shape), displacement.expand(shape), goals, frames)

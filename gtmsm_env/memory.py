@@ -25,6 +25,7 @@ from gtmsm_env.neighbours import LARGE, nearest, spread
 from gtmsm_env.types import Neighbours, phi
 
 POLICIES = ("oldest", "redundant")
+OF_ALL = "canvas"  # the fact that all entries together make: more or fewer of them make another
 
 
 class Fingerprinted(Protocol):
@@ -134,7 +135,8 @@ class SpatialMemory:
         for name, value in (entries if where is None else {**entries, "where": where}).items():
             if value.shape != expected[name]:
                 raise ValueError(f"{rule}: {name} has shape {expected[name]}; given {tuple(value.shape)}.")
-        if entries["s_mean"].is_cpu and not entries["s_mean"].isfinite().all():  # elsewhere the device would be waited for
+        s = entries["s_mean"] if where is None else entries["s_mean"][where]
+        if s.is_cpu and not s.isfinite().all():  # elsewhere the device would be waited for
             raise ValueError("A place is told by finite numbers; given an s_mean with NaN or infinity. Look where the state became that.")
 
     def _append(self, entries: dict[str, Tensor], where: Tensor | None) -> SpatialMemory:
@@ -158,7 +160,7 @@ class SpatialMemory:
                 value = entries[name].reshape(len(chosen), *entries[name].shape[axis:])[chosen].to(storage.dtype)
                 storage.view(len(chosen), *storage.shape[axis:])[row, at] = value
             count = memory.count + times * chosen.reshape(self.count.shape)
-        grown = SpatialMemory(memory.s_mean, memory.s_variance, memory.values, count, memory.facts, self.bound)
+        grown = SpatialMemory(memory.s_mean, memory.s_variance, memory.values, count, memory._lasting(), self.bound)
         grown._storage = memory._storage
         grown._storage.newest = count
         if self.bound is not None and len(grown) > self.bound[0]:
@@ -168,6 +170,10 @@ class SpatialMemory:
         if grown._is_large() and grown._storage.larger is None and 16 * len(grown) > 15 * room:
             grown._storage.larger = Later(partial(grown._copy, 2 * room))
         return grown
+
+    def _lasting(self) -> dict[str, Tensor]:
+        """The facts that other entries, or a file of these, have too."""
+        return {name: fact for name, fact in self.facts.items() if name != OF_ALL}
 
     def _stored(self) -> dict[str, Tensor]:
         """What there is of each entry, by name: (*M, N, ...)."""
@@ -303,7 +309,7 @@ class SpatialMemory:
 
         Where these are fewer than `at_least`, the first of the others fill up, so that as many neighbours can be read.
         """
-        keys = phi(self.s_mean.reshape(-1, *self.s_mean.shape[-2:]))  # (M, N, n)
+        keys = phi(self.s_mean.reshape(self.count.numel(), *self.s_mean.shape[-2:]))  # (M, N, n)
         entries = len(self)
         used = torch.arange(entries, device=keys.device) < self.count.reshape(-1, 1)  # (M, N)
         if loops := loops_for("dream_compiled", keys):
@@ -315,7 +321,7 @@ class SpatialMemory:
                 keep[:, entry + 1 :] &= ~(close & keep[:, entry, None])
         count = keep.sum(dim=-1).clamp(min=at_least).minimum(self.count.reshape(-1))
         rank = keep.to(torch.int8) + used.to(torch.int8)  # places, then other entries, then padding
-        return self._select(rank.argsort(dim=-1, descending=True, stable=True)[:, : int(count.max())], count)
+        return self._select(rank.argsort(dim=-1, descending=True, stable=True)[:, : max(count.tolist(), default=0)], count)
 
     def bounded(self, capacity: int, policy: str) -> SpatialMemory:
         """This memory with at most `capacity` entries in each of its batch, now and after every write.
@@ -345,10 +351,12 @@ class SpatialMemory:
         axes = len(self.batch_shape)
 
         def select(x: Tensor) -> Tensor:
-            return x.reshape(-1, *x.shape[axes:])[row, order].reshape(*self.batch_shape, order.shape[1], *x.shape[axes + 1 :])
+            return x.reshape(len(order), *x.shape[axes:])[row, order].reshape(*self.batch_shape, order.shape[1], *x.shape[axes + 1 :])
 
         values = {name: select(value) for name, value in self.values.items()}
-        return SpatialMemory(select(self.s_mean), select(self.s_variance), values, count.reshape(self.batch_shape), self.facts, self.bound)
+        return SpatialMemory(
+            select(self.s_mean), select(self.s_variance), values, count.reshape(self.batch_shape), self._lasting(), self.bound
+        )
 
     # ---------------------------------------------------------------- rows
 
@@ -395,7 +403,7 @@ class SpatialMemory:
         keep = len(self)
         axis = len(self.batch_shape)
         tensors = {name: x.narrow(axis, 0, keep).detach() for name, x in self._named().items()} | {"count": self.count}
-        tensors |= {f"facts.{name}": fact.detach() for name, fact in self.facts.items()}
+        tensors |= {f"facts.{name}": fact.detach() for name, fact in self._lasting().items()}
         save_checkpoint(path, tensors, {"kind": "memory", "model": fingerprint(model)})
 
     def append(self, path: str | Path, model: str | Fingerprinted) -> None:
@@ -411,7 +419,7 @@ class SpatialMemory:
         config = {"kind": "memory", "model": fingerprint(model)}
         if not append_rows(path, rows, config):
             grown = self._copy(used + used // 2)
-            tensors = grown._named() | {"count": grown.count} | {f"facts.{name}": fact for name, fact in grown.facts.items()}
+            tensors = grown._named() | {"count": grown.count} | {f"facts.{name}": fact for name, fact in grown._lasting().items()}
             save_rows(path, tensors, used, config)
 
     def _named(self) -> dict[str, Tensor]:

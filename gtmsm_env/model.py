@@ -96,7 +96,7 @@ class GTMSM(nn.Module):
         sigma_x: float = 0.01,
         law: str = "walls",
         prior: str = "views",
-        extent: int = 16,
+        extent: int = 24,
         camera: dict[str, float] | None = None,
         learned_metric: bool = False,
         landmarks: int = 0,
@@ -246,8 +246,8 @@ class GTMSM(nn.Module):
         else:  # frames that are neither remembered nor compared are not looked at
             z_mean, z_variance = frame.new_zeros(2, *where.shape, self.config["z_size"], dtype=belief.mean.dtype)
             z_mean[where], z_variance[where] = self.encode(frame[where])
-        if "canvas" in belief.memory.facts:  # which lacks what is written now
-            belief = replace(belief, memory=belief.memory.but(facts={k: v for k, v in belief.memory.facts.items() if k != "canvas"}))
+        if self.projected is None and "view" in belief.memory.values:  # of what is written now, it would have to be decoded too
+            belief = replace(belief, memory=belief.memory.but({k: v for k, v in belief.memory.values.items() if k != "view"}))
         before, belief = belief, moved or self._infer(belief, action, frame, z_mean)
         entry = {
             "z_mean": z_mean,
@@ -470,14 +470,17 @@ class GTMSM(nn.Module):
         self.check_sizes(memory)
         if self.projected is not None:  # memories saved by earlier versions lack the clearance
             return memory if "view" in memory.values and "clearance" in memory.facts else self.projected.recall(memory)
-        return memory if self.views is None or "canvas" in memory.facts else self.drawn(self._distinct(memory))
+        return memory if self.views is None or "canvas" in memory.facts else result_of(self.drawing(self._distinct(memory)))
 
-    def drawn(self, places: SpatialMemory) -> SpatialMemory:
-        """Distinct places with what they saw decoded: a canvas of it for the views prior, each one's view for the paper's mixture."""
+    def drawing(self, places: SpatialMemory) -> Generator[bool, None, SpatialMemory]:
+        """Distinct places with what they saw decoded: each one's view for the paper's mixture, a canvas of all of it for the views prior.
+
+        Lets others work now and then. ValueError for an empty memory, or places for which a canvas has no room.
+        """
         views = self.decoder(places.values["z_mean"])
         if self.views is None:
             return places.but(values=places.values | {"view": views})
-        return places.but(facts=places.facts | {"canvas": self.views.canvas(views, places.s_mean, places.count)})
+        return places.but(facts=places.facts | {"canvas": (yield from self.views.drawing(views, places.s_mean, places.count))})
 
     def check_sizes(self, memory: SpatialMemory) -> None:
         """Refuses a memory of states or encodings of other sizes, which another model wrote. Raises ValueError."""

@@ -241,7 +241,7 @@ def _looked_at(each: Any, canvas: Any, at: Any, frames: Any) -> None:
     H, W, C = frames.shape[1:]
     for n in range(len(at)):
         if not (at[n, 0] >= 0 and at[n, 1] >= 0):
-            raise IndexError("A place is told by finite numbers.")
+            raise ValueError("A place is told by finite numbers; given NaN or infinity. Look where the state became that.")
         of, first = canvas[n // each], (min(int(at[n, 0]), canvas.shape[2] - H - 1), min(int(at[n, 1]), canvas.shape[3] - W - 1))
         down, right = at[n, 0] - f(first[0]), at[n, 1] - f(first[1])
         for c in range(C):

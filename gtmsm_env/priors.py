@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from gtmsm_env.loops import loops_for
 from gtmsm_env.networks import ConvEncoder, Encoder, mlp, x_to_frames
 from gtmsm_env.perspective import relative
-from gtmsm_env.types import GaussianMixture, Neighbours, phi
+from gtmsm_env.types import GaussianMixture, Neighbours, phi, result_of
 
 
 def mixture_prior(neighbours: Neighbours, delta: float) -> GaussianMixture:
@@ -32,14 +33,16 @@ class ViewsPrior(nn.Module):
     Args:
         x_shape: (C, H, W)
         state_size: n
-        extent: pixels from where the walk began within which places are laid; farther away, a canvas shows what it does at its edge
-        margin: pixels beyond each edge of a frame that the network sees
+        extent: pixels from where the walk began within which places are laid; beyond, a canvas shows what it does at its edge
+        margin: pixels beyond each edge of a frame that the network sees, fewer than `extent`
     """
 
     def __init__(
-        self, x_shape: tuple[int, int, int], z_size: int, state_size: int = 2, extent: int = 16, margin: int = 8, hidden: int = 128
+        self, x_shape: tuple[int, int, int], z_size: int, state_size: int = 2, extent: int = 24, margin: int = 8, hidden: int = 128
     ) -> None:
         super().__init__()
+        if extent <= margin:
+            raise ValueError(f"A canvas reaches farther than the {margin} pixels around a frame that are looked at; given extent={extent}.")
         self.x_shape, self.extent, self.margin = x_shape, extent, margin
         channels, height, width = x_shape
         self.A = nn.Parameter(torch.empty(state_size, 2).normal_(std=1e-2))  # pixels (down, right) per unit of state
@@ -56,11 +59,9 @@ class ViewsPrior(nn.Module):
         self, neighbours: Neighbours, canvas: Tensor, s: Tensor, encoder: Encoder | ConvEncoder, delta: float
     ) -> tuple[GaussianMixture, Tensor]:
         """K places (*M, *Q, K), canvas (*M, C + 1, H', W'), s (*M, *Q, n) -> a mixture of K + 1 components, and what the canvas shows."""
-        laid = self.look(canvas, s, self.margin)
-        m, (_, height, width) = self.margin, self.x_shape
-        shown = laid[..., :-1, m : m + height, m : m + width]
+        shown, around = self.look(canvas[..., :-1, :, :], s), self.look(canvas, s, self.margin)
         mean = encoder(shown)[0]
-        coarse = F.avg_pool2d(laid.reshape(-1, *laid.shape[-3:]), 2, ceil_mode=True)
+        coarse = F.avg_pool2d(around.reshape(-1, *around.shape[-3:]), 2, ceil_mode=True)
         variance = (self.log_variance + self.mlp(coarse.flatten(1)).reshape(mean.shape)).exp()
         memory = mixture_prior(neighbours, delta)
         logit = self.logit(neighbours.s_mean[..., 0, :] - s)
@@ -75,7 +76,7 @@ class ViewsPrior(nn.Module):
     def frames(self, canvas: Tensor, s: Tensor) -> Tensor:
         """`look` without the cover and as frames: canvas (*M, C + 1, H', W'), s (*M, *Q, n) -> uint8 (*M, *Q, H, W, C)."""
         if loops := loops_for("networks_compiled", canvas, s, self.A):
-            at = (s @ self.A).clamp(-self.extent, self.extent) + (self.extent + self.margin)
+            at = (s @ self.A).clamp(-self.extent, self.extent) + self.extent
             shown: Tensor = loops.looked_at(canvas.reshape(-1, *canvas.shape[-3:]), at.reshape(-1, 2), self.x_shape[1:])
             return shown.reshape(*s.shape[:-1], *shown.shape[1:])
         return x_to_frames(self.look(canvas[..., :-1, :, :], s))
@@ -84,9 +85,9 @@ class ViewsPrior(nn.Module):
         """What canvases (*M, D, H', W') show at s (*M, *Q, n), and around: (*M, *Q, D, H + 2 margin, W + 2 margin). Bilinear."""
         _, height, width = self.x_shape
         flat = canvas.reshape(-1, *canvas.shape[-3:])
-        before = self.extent + self.margin - margin  # pixels of the canvas before what it shows where the walk began
-        at = (s @ self.A).clamp(-self.extent, self.extent).reshape(len(flat), math.prod(s.shape[canvas.dim() - 3 : -1]), 2) + before
-        first = at.detach().floor().clamp(max=2 * before - 1)  # as a pixel more than what is shown is read
+        room = self.extent - margin  # pixels of the canvas before what it shows where the walk began
+        at = (s @ self.A).clamp(-room, room).reshape(len(flat), math.prod(s.shape[canvas.dim() - 3 : -1]), 2) + room
+        first = at.detach().nan_to_num().floor().clamp(max=2 * room - 1)  # as a pixel more than what is shown is read
         row = torch.arange(len(flat), device=s.device)[:, None, None, None]
         down, right = (
             first[..., axis, None].long() + torch.arange(size + 2 * margin + 1, device=s.device) for axis, size in ((0, height), (1, width))
@@ -98,16 +99,30 @@ class ViewsPrior(nn.Module):
         return shown.movedim(-1, -3).reshape(*s.shape[:-1], canvas.shape[-3], height + 2 * margin, width + 2 * margin)
 
     def canvas(self, views: Tensor, s: Tensor, count: Tensor) -> Tensor:
+        """`drawing`, all at once."""
+        return result_of(self.drawing(views, s, count))
+
+    def drawing(self, views: Tensor, s: Tensor, count: Tensor) -> Generator[bool, None, Tensor]:
         """The first `count` (*M,) views (*M, P, C, H, W) of places s (*M, P, n), laid and filled, and cover: (*M, C + 1, H', W').
 
-        One memory after another, so that the rounding of one does not depend on what others there are.
+        One memory after another, so that the rounding of one does not depend on what others there are, and others may work in between.
+        ValueError for an empty memory, or for a place that lies beyond `extent`.
         """
-        laid = []
+        if not count.all():
+            raise ValueError("The memory is empty. Walk (or observe) in the world before asking what it shows.")
+        channels, height, width = self.x_shape
+        laid = [views.new_zeros(0, channels + 1, height + 2 * self.extent, width + 2 * self.extent)]
         flat = views.reshape(-1, *views.shape[-4:]), (s @ self.A).reshape(-1, s.shape[-2], 2), count.flatten().tolist()
         for x, at, n in zip(*flat, strict=True):
+            if (far := float(at.detach()[:n].abs().max())) > self.extent + 0.5:
+                raise ValueError(
+                    f"What a walk saw is laid within {self.extent} pixels of where it began; one of these went {far:.0f} pixels away. Give "
+                    f"the model room: GTMSM(extent={math.ceil(far)}), or in a saved model's JSON."
+                )
             canvas, cover = self.lay(x[:n], at[:n])
-            laid.append(torch.cat([self.fill(canvas, cover), cover]))
-        return torch.stack(laid).reshape(*count.shape, *laid[0].shape)
+            laid.append(torch.cat([self.fill(canvas, cover), cover])[None])
+            yield True
+        return torch.cat(laid).reshape(*count.shape, *laid[0].shape[1:])
 
     def lay(self, views: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
         """Lay views (P, C, H, W) on a canvas, `at` (P, 2) pixels from where the walk began.
@@ -148,8 +163,8 @@ class ViewsPrior(nn.Module):
         return (-0.5 * ((axis[:, None] - axis) / log_width.exp()[:, None, None]).square()).softmax(dim=-1)
 
     def kernel(self, size: int, at: Tensor) -> Tensor:
-        """How much pixel j of a view laid `at` (*B,) counts at pixel i of the canvas: (*B, size + 2 (extent + margin), size)."""
-        target = torch.arange(size + 2 * (self.extent + self.margin), device=at.device)[:, None] - (self.extent + self.margin)
+        """How much pixel j of a view laid `at` (*B,) counts at pixel i of the canvas: (*B, size + 2 extent, size)."""
+        target = torch.arange(-self.extent, size + self.extent, device=at.device)[:, None]
         source = torch.arange(size, device=at.device)
         distance = target - source - at[..., None, None]
         return torch.exp(-0.5 * (distance / self.log_width.exp()).square())

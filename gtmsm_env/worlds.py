@@ -49,9 +49,10 @@ SHIPPED = {
 
 
 def shipped_for(world: str) -> str:
-    """The name of that model. ValueError where none ships."""
+    """The name of that model. ValueError where none ships; gymnasium.error.NameNotFound for what is no world."""
     if world not in SHIPPED:
-        gym.spec(world)  # which tells of a name mistyped, and what it may have been to be
+        if ":" not in world:  # else of a module that is yet to be imported
+            gym.spec(world)  # which tells of a name mistyped, and what was meant perhaps
         raise ValueError(
             f"Where no model is named, the one that ships for the world is taken, and none ships for {world}, only for {list(SHIPPED)}. "
             "Name a model of your own by its path, or take one of these worlds."
@@ -158,7 +159,7 @@ def check_given(model: GTMSM, memory: SpatialMemory) -> None:
 
 @torch.no_grad()
 def finding_places(model: GTMSM, memory: SpatialMemory, views: bool = False) -> Generator[bool, None, SpatialMemory]:
-    """The distinct places of a memory, which is all that a dream asks of it; with the views of frames that will be shown.
+    """The distinct places of a memory, which is all that a dream asks of it; with what frames are made of, if `views` will be shown.
 
     Lets others work now and then.
     """
@@ -168,7 +169,7 @@ def finding_places(model: GTMSM, memory: SpatialMemory, views: bool = False) -> 
         return found
     if model.projected is not None:  # a memory `without_views`
         return (yield from model.projected.recalling(found))
-    return model.drawn(found)
+    return (yield from model.drawing(found))
 
 
 def tolerance(model: GTMSM, world: gym.Env[Any, Any] | VectorEnv[Any, Any, Any]) -> Tolerance:

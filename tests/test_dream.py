@@ -302,8 +302,10 @@ def test_places_are_drawn_alike_where_others_fill_up_a_small_memory() -> None:
     assert (np.abs(drawn - 150 * (1 - np.eye(3))) < 40).all()  # 6 pairs, each of deviation 11
 
 
-def test_goals_are_elsewhere_and_look_different() -> None:
-    env = dreams(32, observation="belief", episodes_per_walk=None)
+@pytest.mark.parametrize("prior", ["mixture", "views"])
+def test_goals_are_elsewhere_and_look_different(prior: str) -> None:
+    model = exact_model(prior=prior)
+    env = dreams(32, model=model, observation="belief", episodes_per_walk=None)
     env.reset(seed=0)
     drawn = []
     for _ in range(8):
@@ -313,7 +315,7 @@ def test_goals_are_elsewhere_and_look_different() -> None:
         drawn.append(observation["goal_state"][0])
         nearest = env.belief.memory.read(torch.from_numpy(observation["goal_state"]), 1)
         assert nearest.distance.max() < 1e-3  # goals are remembered places, shown as they are remembered
-        assert np.array_equal(observation["goal"], MODEL.decode(nearest.s_mean[:, 0], env.belief.memory).numpy())
+        assert np.array_equal(observation["goal"], model.decode(nearest.s_mean[:, 0], env.belief.memory).numpy())
     assert len({tuple(goal) for goal in drawn}) > 3
 
 
@@ -426,6 +428,14 @@ def test_states_are_cheap(monkeypatch: pytest.MonkeyPatch) -> None:
         observation, *_ = env.step(env.action_space.sample())
     assert set(observation) == {"state", "goal_state", "novelty"}
     assert observation["state"].dtype == np.float32
+
+
+def test_a_dream_without_frames_holds_nothing_that_they_are_made_of() -> None:
+    model = exact_model(prior="views")
+    for shown, held in (("state", False), ("frame", True)):
+        env = dreams(2, model=model, observation=shown)
+        env.reset(seed=0)
+        assert ("canvas" in env.belief.memory.facts) is held
 
 
 def test_belief_is_sugar_for_the_wrapper() -> None:

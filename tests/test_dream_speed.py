@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from programs import imported
@@ -52,6 +53,14 @@ def test_resets(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
     told = run("resets", "--rows", "2", "--reset-steps", "20")["2"]
     assert sum(len(values) for kind, values in told.items() if kind != "first_reset_seconds") == 20
     assert "rows" in capsys.readouterr().out
+
+
+def test_ppo(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    told = run("sb3", "--n-steps", "128", "--rounds", "1")["sb3"]["128"]
+    assert np.shape(told["frames_a_second"]) == np.shape(told["share_in_env"]) == (1, 2)
+    assert told["ratio"] > 1
+    assert 0 < np.max(told["share_in_env"]) < 1
+    assert "rollouts of 128 steps" in capsys.readouterr().out
 
 
 def test_memory_is_watched(run: Any, capsys: pytest.CaptureFixture[str]) -> None:

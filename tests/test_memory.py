@@ -565,6 +565,11 @@ def test_a_place_that_is_none_is_not_written(number: float) -> None:
     memory, entry = walked(), entries((), draws(6))
     with pytest.raises(ValueError, match="A place is told by finite numbers"):
         memory.write(**{**entry, "s_mean": entry["s_mean"] * number})
+    with pytest.raises(ValueError, match="A place is told by finite numbers"):
+        memory.extend(**{name: (value * number if name == "s_mean" else value)[None] for name, value in entry.items()})
+    two, entry = walked((2,)), entries((2,), draws(6))
+    entry["s_mean"][1] *= number
+    assert two.write(where=torch.tensor([True, False]), **entry).count.tolist() == [len(two) + 1, len(two)]  # of rows that are written
 
 
 def test_only_a_memory_is_read_as_one(tmp_path: Path) -> None:

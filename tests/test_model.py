@@ -22,7 +22,7 @@ from gtmsm_env.data import record
 from gtmsm_env.envs.image_navigation import ImageNavigationEnv
 from gtmsm_env.memory import SpatialMemory
 from gtmsm_env.model import GTMSM
-from gtmsm_env.types import Belief, Walk
+from gtmsm_env.types import Belief, Walk, result_of
 
 FRAME = (4, 5, 3)
 SMALL: dict[str, Any] = {"z_size": 6, "hidden": 8, "K": 3, "sigma_s": 0.05, "sigma_x": 0.2, "delta": 0.01}
@@ -277,10 +277,40 @@ def test_views_are_laid_once_for_many_reads() -> None:
     assert model.recall(places) is places
     s = 2 * torch.randn(20, 2, generator=draws())
     assert torch.equal(model.decode(s, memory), model.decode(s, places))
-    seen = model.observe(Belief(torch.full((2,), 4.5), s[0], s[0], places), torch.tensor(4), walk.frames[0]).memory
-    assert "canvas" not in seen.facts  # which lacks what was seen since
-    assert not torch.equal(model.recall(seen).facts["canvas"], places.facts["canvas"])
     assert exact_model().recall(memory) is memory  # the mixture reads it as it is
+
+
+@pytest.mark.parametrize("change", ["observe", "write", "extend", "bounded", "save", "append"])
+def test_other_entries_are_shown_by_another_canvas(change: str, tmp_path: Path) -> None:
+    """What was laid is of the entries that there were: more, fewer or those read from a file are laid anew."""
+    walk, _ = world_and_walk()
+    model = exact_model(prior="views")
+    recalled = model.recall(model.remember(Walk(walk.frames[:60], walk.actions[:59])).memory)
+    assert "canvas" in recalled.facts
+    elsewhere = torch.full((2,), 4.5)
+    entry = {"s_mean": elsewhere, "s_variance": elsewhere, **{name: value[0] for name, value in recalled.values.items()}}
+    if change == "observe":
+        changed = model.observe(Belief(elsewhere, elsewhere, elsewhere, recalled), torch.tensor(4), walk.frames[0]).memory
+    elif change == "write":
+        changed = recalled.write(**entry)
+    elif change == "extend":
+        changed = recalled.extend(**{name: value[None] for name, value in entry.items()})
+    elif change == "bounded":
+        changed = recalled.bounded(8, "oldest")
+    else:
+        recalled.save(tmp_path / "memory", model) if change == "save" else recalled.append(tmp_path / "memory", model)
+        changed = SpatialMemory.load(tmp_path / "memory", model)
+    assert "canvas" not in changed.facts
+    assert torch.equal(model.recall(changed).facts["canvas"], recalled.facts["canvas"]) is (change in ("save", "append"))
+
+
+def test_a_mixture_that_has_looked_up_its_views_may_see_more() -> None:
+    walk, _ = world_and_walk()
+    model = exact_model()
+    drawn = result_of(model.drawing(model.remember(Walk(walk.frames[:60], walk.actions[:59])).memory))
+    elsewhere = torch.full((2,), 4.5)
+    seen = model.observe(Belief(elsewhere, elsewhere, elsewhere, drawn), torch.tensor(4), walk.frames[70])
+    assert torch.equal(model.decode(seen.mean, seen.memory), walk.frames[70])
 
 
 @pytest.mark.parametrize("prior", ["mixture", "views"])
@@ -290,8 +320,9 @@ def test_a_memory_smaller_than_the_prior_reads(prior: str) -> None:
     with pytest.raises(ValueError, match=r"K = \d neighbours were asked of a memory of 1 entries"):
         model.prior(belief.mean, belief.memory)
     nothing = SpatialMemory(torch.zeros(0, 2), torch.zeros(0, 2), {"z_mean": torch.zeros(0, 6), "z_variance": torch.zeros(0, 6)})
-    with pytest.raises(ValueError, match=r"The memory is empty\. Walk"):
-        model.novelty(torch.zeros(2), nothing)
+    for ask in (model.novelty, model.decode, model.prior):
+        with pytest.raises(ValueError, match=r"The memory is empty\. Walk"):
+            ask(torch.zeros(2), nothing)
 
 
 # ---------------------------------------------------------------- the ELBO

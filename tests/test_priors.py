@@ -24,7 +24,7 @@ def draws(seed: int = 0) -> torch.Generator:
 
 def views_prior(margin: int = 2, sharp: bool = False) -> ViewsPrior:
     """A is one pixel a unit of state. Sharp: a view lies on whole pixels."""
-    prior = ViewsPrior((C, H, W), D, extent=4, margin=margin, hidden=8).requires_grad_(False)
+    prior = ViewsPrior((C, H, W), D, extent=6, margin=margin, hidden=8).requires_grad_(False)
     prior.A.copy_(torch.eye(2))
     if sharp:
         prior.log_width.fill_(math.log(0.1))
@@ -33,8 +33,7 @@ def views_prior(margin: int = 2, sharp: bool = False) -> ViewsPrior:
 
 def drawn_canvas(prior: ViewsPrior, *batch: int, seed: int = 5) -> Tensor:
     """Colours and cover, of any kind."""
-    around = 2 * (prior.extent + prior.margin)
-    return torch.rand(*batch, C + 1, H + around, W + around, generator=draws(seed))
+    return torch.rand(*batch, C + 1, H + 2 * prior.extent, W + 2 * prior.extent, generator=draws(seed))
 
 
 def neighbours(*batch: int, seed: int = 0) -> tuple[Neighbours, Tensor]:
@@ -73,7 +72,7 @@ def test_delta_softens_the_mixture() -> None:
 
 def slow_lay(prior: ViewsPrior, views: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
     """Pixel by pixel."""
-    m, width = prior.extent + prior.margin, float(prior.log_width.exp())
+    m, width = prior.extent, float(prior.log_width.exp())
     canvas, cover = torch.zeros(C, H + 2 * m, W + 2 * m), torch.zeros(H + 2 * m, W + 2 * m)
     colour = [sum(float(view[c].mean()) for view in views) / len(views) for c in range(C)]
     for y, x in itertools.product(range(-m, H + m), range(-m, W + m)):
@@ -92,7 +91,8 @@ def slow_lay(prior: ViewsPrior, views: Tensor, at: Tensor) -> tuple[Tensor, Tens
 
 def slow_look(prior: ViewsPrior, canvas: Tensor, s: Tensor, margin: int) -> Tensor:
     """One query (n,), pixel by pixel: the four that lie around each count by how near they are."""
-    down, right = (min(max(x, -prior.extent), prior.extent) + prior.extent + prior.margin - margin for x in s.tolist())
+    room = prior.extent - margin
+    down, right = (min(max(x, -room), room) + room for x in s.tolist())
     shown = torch.zeros(len(canvas), H + 2 * margin, W + 2 * margin)
     for y, x, i, j in itertools.product(*map(range, shown.shape[1:]), *map(range, canvas.shape[1:])):
         shown[:, y, x] += max(0, 1 - abs(y + down - i)) * max(0, 1 - abs(x + right - j)) * canvas[:, i, j]
@@ -156,8 +156,24 @@ def test_a_canvas_that_memories_share() -> None:
     prior = views_prior()
     canvas, s = drawn_canvas(prior), 2 * torch.randn(3, 4, 2, generator=draws())
     assert torch.equal(prior.frames(canvas.expand(3, -1, -1, -1), s), prior.frames(canvas, s))
-    with pytest.raises(IndexError):
+    with pytest.raises(ValueError, match="A place is told by finite numbers"):
         prior.frames(canvas, torch.full((2,), math.nan))
+
+
+def test_what_has_no_canvas() -> None:
+    prior, views = views_prior(), torch.rand(2, K, C, H, W, generator=draws())
+    s = torch.zeros(2, K, 2)
+    with pytest.raises(ValueError, match="The memory is empty"):
+        prior.canvas(views, s, torch.tensor([K, 0]))
+    s[1, 1] = 6.4
+    assert prior.canvas(views, s, torch.tensor([K, K])).shape == (2, C + 1, H + 12, W + 12)
+    s[1, 1, 0] = -8
+    with pytest.raises(ValueError, match=r"laid within 6 pixels of where it began; one of these went 8 .* GTMSM\(extent=8\)"):
+        prior.canvas(views, s, torch.tensor([K, K]))
+    assert prior.canvas(views, s, torch.tensor([K, 1])).shape == (2, C + 1, H + 12, W + 12)  # of entries that it holds
+    assert prior.canvas(views[:0], s[:0], torch.ones(0, dtype=torch.int64)).shape == (0, C + 1, H + 12, W + 12)
+    with pytest.raises(ValueError, match="given extent=8"):
+        ViewsPrior((C, H, W), D, extent=8)
 
 
 def test_bare_pixels_are_filled_as_by_loops() -> None:
@@ -190,7 +206,7 @@ def test_filling_keeps_what_is_covered_and_spreads_what_is_near() -> None:
 def test_sharp_views_show_the_picture_they_were_cut_from(places: list[tuple[int, int]]) -> None:
     """Byte for byte wherever one of them reaches; elsewhere their mean colour, and a cover of 0."""
     prior = views_prior(sharp=True)
-    m = prior.extent + prior.margin
+    m = prior.extent
     picture = torch.randint(256, (C, 100, 100), generator=draws()) / 255
 
     def cut(down: int, right: int, more: int = 0) -> Tensor:
@@ -213,7 +229,7 @@ def test_sharp_views_show_the_picture_they_were_cut_from(places: list[tuple[int,
 def test_a_memory_does_not_see_those_beside_it() -> None:
     """Nor what it has room for and does not hold."""
     prior = views_prior()
-    views, s = torch.rand(2, 3, 6, C, H, W, generator=draws()), 3 * torch.randn(2, 3, 6, 2, generator=draws(1))
+    views, s = torch.rand(2, 3, 6, C, H, W, generator=draws()), torch.randn(2, 3, 6, 2, generator=draws(1))
     count = torch.tensor([[6, 1, 3], [2, 6, 5]])
     canvas = prior.canvas(views, s, count)
     for at in itertools.product(range(2), range(3)):
@@ -260,13 +276,12 @@ def test_the_network_sees_canvas_and_cover() -> None:
 
 
 def test_where_nothing_was_laid_the_mean_colour_is_shown() -> None:
-    """Places may lie however far from where the walk began, and queries: never a NaN."""
+    """By `lay`, which takes views that lie however far away; queries may: never a NaN."""
     prior, views = views_prior(), torch.rand(K, C, H, W, generator=draws())
-    at = 1e4 * torch.tensor([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]])
-    canvas = prior.canvas(views, at, torch.tensor(K))
-    assert not canvas[-1].any()
-    shown = prior.look(canvas, torch.tensor([[0.0, 0.0], [1e9, -1e9]]))
-    torch.testing.assert_close(shown[:, :-1], views.mean(dim=(0, 2, 3))[:, None, None].expand(2, C, H, W))
+    canvas, cover = prior.lay(views, 1e4 * torch.tensor([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]]))
+    assert not cover.any()
+    shown = prior.look(prior.fill(canvas, cover), torch.tensor([[0.0, 0.0], [1e9, -1e9]]))
+    torch.testing.assert_close(shown, views.mean(dim=(0, 2, 3))[:, None, None].expand(2, C, H, W))
 
 
 def test_places_seen_are_remembered_and_others_inferred() -> None:
@@ -310,12 +325,12 @@ def test_queries_do_not_see_each_other(batch: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("at_a_place", [True, False])
 def test_every_parameter_learns(at_a_place: bool) -> None:
-    """Also where a place is so far that nothing of it is seen."""
+    """Also where a place is so far that little of it is seen."""
     prior, encoder = views_prior().requires_grad_(True), Encoder(C * H * W, D, 8)
     near, s = neighbours(4)
     s_mean = near.s_mean.clone()
     s_mean[:, 0] = s if at_a_place else s + 0.5
-    s_mean[:, -1] = 1e4
+    s_mean[:, -1] = 6
     distance = (s_mean - s[:, None]).norm(dim=-1)
     canvas = prior.canvas(torch.rand(4, K, C, H, W, generator=draws(4)), s_mean, torch.full((4,), K))
     mixture, _ = prior(Neighbours(distance, near.index, s_mean, near.s_variance, near.values), canvas, s, encoder, 1e-4)

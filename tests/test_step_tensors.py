@@ -22,7 +22,7 @@ from gtmsm_env.data import record, walk
 from gtmsm_env.dream import DreamVectorEnv
 from gtmsm_env.episodes import Looks, Nearby, choose_goals, first_alike
 from gtmsm_env.memory import SpatialMemory
-from gtmsm_env.types import Tolerance
+from gtmsm_env.types import Tolerance, result_of
 from gtmsm_env.worlds import alike
 
 WORLD = "GTMSM-ImageNavigation-v0"
@@ -238,12 +238,13 @@ def test_goals_look_unlike_the_start_and_are_drawn_alike() -> None:
         assert (np.abs(drawn[allowed] - 3000 / len(allowed)) < 5 * (3000 / len(allowed)) ** 0.5).all()
 
 
-def test_frames_that_are_remembered_are_looked_up() -> None:
-    """What is decoded once and looked up is what decoding every row shows."""
-    model = exact_model()
+@pytest.mark.parametrize("prior", ["views", "mixture"])
+def test_frames_that_are_remembered_are_looked_up(prior: str) -> None:
+    """What is decoded once and looked up is what decoding every row shows, and does not depend on other rows."""
+    model = exact_model(prior=prior)
     belief = model.remember(record(gym.make_vec(WORLD, num_envs=6), 64, np.random.default_rng(2), 2))
     places = model.places(belief.memory)
-    memory = model.drawn(places)
+    memory = result_of(model.drawing(places))
     rng = torch.Generator().manual_seed(0)
     away = model.step_length * torch.randn(6, 7, 2, generator=rng) * (torch.rand(6, 7, 1, generator=rng) < 0.5)
     s = memory.s_mean[:, :7] + away

@@ -304,3 +304,11 @@ def test_padding_is_not_used() -> None:
     memory = MODEL.remember(walk_by_hand(Treasure(), np.array([3, 3]), seed=0)).memory
     assert memory._copy(6).used.tolist() == [True] * 3 + [False] * 3
     assert isinstance(MODEL, GTMSM)
+
+
+def test_a_mistyped_world_is_told_as_such() -> None:
+    with pytest.raises(gym.error.NameNotFound, match="ImageNavigatoin"):
+        worlds.shipped_for("GTMSM-ImageNavigatoin-v0")
+    for name in ("CartPole-v1", "somewhere:Else-v0"):  # another's world, and one whose module is not imported yet
+        with pytest.raises(ValueError, match=f"none ships for {name}"):
+            worlds.shipped_for(name)
