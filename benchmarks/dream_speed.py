@@ -134,7 +134,7 @@ def of_rows(belief: Belief, rows: int) -> Belief:
 
 
 def raw_loop(model: GTMSM, belief: Belief, actions: Tensor, frames: bool) -> Callable[[int], object]:
-    """What nobody undercuts with these networks: the transition, and for frames all entries compared, and the nearest's decoded."""
+    """The transition, and for frames all entries compared, and the nearest's decoded: less takes who decodes what is remembered once."""
     s, u = belief.mean, belief.displacement
     keys, z = phi(belief.memory.s_mean), belief.memory.values["z_mean"]
     row = torch.arange(len(s), device=s.device)
@@ -222,7 +222,7 @@ def compare_doors(args: argparse.Namespace) -> dict[str, Any]:
         for frames in (False, True):
             body: list[list[Cell]] = []
             for rows in args.rows:
-                if frames and model.combined is None and 4 * rows * STEPS * np.prod(model.frame_shape) > ROOM:
+                if frames and model.combined is None and model.views is None and 4 * rows * STEPS * np.prod(model.frame_shape) > ROOM:
                     print(f"{name}: frames at {rows} rows would remember more views than this benchmark has room for")
                     continue
                 with ExitStack() as stack:
@@ -281,7 +281,7 @@ def time_resets(args: argparse.Namespace) -> dict[str, Any]:
     body: list[list[Cell]] = []
     model = GTMSM.load(args.models[0], args.device)
     for rows in args.rows:
-        envs = DreamVectorEnv(rows, **arguments(model), observation="state")
+        envs = DreamVectorEnv(rows, **arguments(model), observation="frame" if args.frames else "state")
         start = clock()
         envs.reset(seed=args.seed)
         first = clock() - start
@@ -299,7 +299,8 @@ def time_resets(args: argparse.Namespace) -> dict[str, Any]:
                 body.append([kind, rows, len(values), float(np.median(values)), max(values), sum(values) / args.reset_steps])
         envs.close()
     columns = ["steps in which", "rows", "of them", "median ms", "longest ms", f"ms a step over all {args.reset_steps}"]
-    print(table(columns, body, f"{args.models[0]}, states only, a world every 8 episodes, each walked for 256 frames", digits=3))
+    shown = "frames" if args.frames else "states only"
+    print(table(columns, body, f"{args.models[0]}, {shown}, a world every 8 episodes, each walked for 256 frames", digits=3))
     return figures
 
 
@@ -404,6 +405,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=0.3, help="of each round of each door")
     parser.add_argument("--steps", type=int, default=10_000_000, help='of "flat"')
+    parser.add_argument("--frames", action="store_true", help='of "resets": show frames, not states')
     parser.add_argument("--n-steps", type=int, nargs="+", default=[16, 32, 64], metavar="N", help='of each rollout of "sb3"')
     parser.add_argument("--reset-steps", type=int, default=1000, help='of "resets"')
     parser.add_argument("--peers", nargs="*", choices=[*OTHERS], default=[*OTHERS], metavar="NAME", help=f"of {', '.join(OTHERS)}")

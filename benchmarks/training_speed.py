@@ -52,7 +52,8 @@ PARTS: dict[str, list[tuple[Any, str]]] = {  # what is timed as one part of an i
     "transition": [(LinearWithWalls, "rollout"), (FirstPerson, "rollout"), (Landmarks, "forward")],
     "memory": [(SpatialMemory, "read"), (SpatialMemory, "distinct"), (models, "nearest_before")]
     + [(module, "covering") for module in (projection, recipe_labyrinth)],
-    "prior": [(part, "forward") for part in (ViewsPrior, CombinedPrior, ProjectedViews, Stereo, Sight, Obstacles)] + [(Stereo, "unlike")],
+    "prior": [(part, "forward") for part in (ViewsPrior, CombinedPrior, ProjectedViews, Stereo, Sight, Obstacles)]
+    + [(ViewsPrior, "canvas"), (Stereo, "unlike")],
     "backward": [(torch.Tensor, "backward")],
     "Adam": [(torch.optim.Adam, "step")],
     "likelihood": [(GaussianMixture, "log_prob"), (recipe, "gaussian_log_prob"), (models, "gaussian_log_prob")],

@@ -404,7 +404,10 @@ def cover(
     size: int,
     K: int,
 ) -> Tensor:
-    """Which views, of `size` columns, show most of the points at each `depth` of columns `aside`: (M, Q, K)."""
+    """Which views show most of the points at each `depth` of columns `aside`: (M, Q, K).
+
+    focal: of the camera, in pixels; view_depth: (M, N, `size`), by which views count less for a point the farther it lies behind a wall
+    """
     usable = usable.expand(*s.shape[:2], poses.shape[1])
     behind = torch.empty(0, 0, size) if view_depth is None else view_depth
     chosen = torch.empty(*s.shape[:2], K, dtype=torch.int64)

@@ -165,7 +165,8 @@ def finding_places(model: GTMSM, memory: SpatialMemory, views: bool = False) -> 
     """
     check_memory(model, memory)
     found = yield from model.finding_places(memory)
-    if not views or model.combined is not None or "view" in found.values or "canvas" in found.facts:  # whose frames are made of encodings
+    made = "view" in found.values or "canvas" in found.facts
+    if not views or made or model.combined is not None:  # whose frames are made of encodings
         return found
     if model.projected is not None:  # a memory `without_views`
         return (yield from model.projected.recalling(found))

@@ -49,8 +49,9 @@ def test_doors(speed: ModuleType, run: Any, capsys: pytest.CaptureFixture[str]) 
     assert "states only" in capsys.readouterr().out
 
 
-def test_resets(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    told = run("resets", "--rows", "2", "--reset-steps", "20")["2"]
+@pytest.mark.parametrize("shown", [[], ["--frames"]])
+def test_resets(run: Any, capsys: pytest.CaptureFixture[str], shown: list[str]) -> None:
+    told = run("resets", "--rows", "2", "--reset-steps", "20", *shown)["2"]
     assert sum(len(values) for kind, values in told.items() if kind != "first_reset_seconds") == 20
     assert "rows" in capsys.readouterr().out
 
