@@ -74,7 +74,16 @@ class ViewsPrior(nn.Module):
         return self.gate[0] - self.gate[1].exp() * (nearest @ self.A).norm(dim=-1)
 
     def frames(self, canvas: Tensor, s: Tensor) -> Tensor:
-        """`look` without the cover and as frames: canvas (*M, C + 1, H', W'), s (*M, *Q, n) -> uint8 (*M, *Q, H, W, C)."""
+        """`look` without the cover and as frames: canvas (*M, C + 1, H', W'), s (*M, *Q, n) -> uint8 (*M, *Q, H, W, C).
+
+        ValueError for states of another batch shape, size or type.
+        """
+        batch, n = canvas.shape[:-3], len(self.A)
+        if s.shape[: len(batch)] != batch or s.shape[-1] != n or s.dtype != self.A.dtype:
+            raise ValueError(
+                f"A query has the memory's batch shape first and its state size last: memory {(*batch, n)} of {self.A.dtype}, query "
+                f"{tuple(s.shape)} of {s.dtype}."
+            )
         if loops := loops_for("networks_compiled", canvas, s, self.A):
             at = (s @ self.A).clamp(-self.extent, self.extent) + self.extent
             shown: Tensor = loops.looked_at(canvas.reshape(-1, *canvas.shape[-3:]), at.reshape(-1, 2), self.x_shape[1:])

@@ -158,6 +158,9 @@ def test_a_canvas_that_memories_share() -> None:
     assert torch.equal(prior.frames(canvas.expand(3, -1, -1, -1), s), prior.frames(canvas, s))
     with pytest.raises(ValueError, match="A place is told by finite numbers"):
         prior.frames(canvas, torch.full((2,), math.nan))
+    for wrong in (s[:2], s[0], s.flatten(0, 1), torch.zeros(7, 2), s.double(), s.long(), torch.zeros(3, 4, 3)):
+        with pytest.raises(ValueError, match="A query has the memory's batch shape first"):
+            prior.frames(canvas.expand(3, -1, -1, -1), wrong)
 
 
 def test_what_has_no_canvas() -> None:
