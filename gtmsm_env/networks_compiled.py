@@ -86,8 +86,9 @@ class Moves:
         assert isinstance(last, nn.Linear)
         given = law.W_a, law.wall_scale, *first.parameters(), *second.parameters(), last.weight[0], last.bias
         # The hidden layer stays where torch puts it: laid anew in each call it lies where loading it takes longer at times. As loops hold
-        # the interpreter's lock, no two threads use it at once.
-        self._prepared = arrays(*(x.detach() for x in given), torch.empty(len(next(second.parameters())), MOVED))
+        # the interpreter's lock, no two threads use it at once. Its rows are longer than they need to be: of 1024 bytes, too many of
+        # them would share a place in the nearest cache.
+        self._prepared = arrays(*(x.detach() for x in given), torch.empty(len(next(second.parameters())), MOVED + LANES))
         self._layers = list(law.g)
         held: list[tuple[Any, Any]] = [(law._parameters, "W_a"), (law._buffers, "wall_scale")]
         held += [(layer._parameters, name) for layer in self._layers for name in layer._parameters]
