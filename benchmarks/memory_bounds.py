@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gtmsm_env.__main__ import integer
 from gtmsm_env.evaluate import HEAVIEST, OURS, dream, imagined_frames
 from gtmsm_env.memory import POLICIES
 from gtmsm_env.model import GTMSM
@@ -66,7 +67,7 @@ def draw(file: Path, figures: dict[str, dict[str, list[float]]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="image-navigation", metavar="NAME", help="a shipped model or a path")
-    parser.add_argument("--worlds", type=int, default=25, metavar="N", help="unseen worlds")
+    parser.add_argument("--worlds", type=integer(1), default=25, metavar="N", help="unseen worlds")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the curves here")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")

@@ -197,6 +197,8 @@ class DreamVectorEnv(BatchedRows):
                 "of that, so obstacles are not honoured. Remember the walk with a model that has landmarks: model.remember(walk)."
             )
             self._warned = True
+        if not (belief.mean.isfinite().all() and belief.displacement.isfinite().all()):
+            raise ValueError("A dream begins at a state of finite numbers; the belief given has NaN or infinity. Look where that began.")
         belief = spread(result_of(self._snapshot(move(belief, self._device))), self.num_envs)
         if self.task == "goal" and not has_goals(belief.memory).all():
             raise ValueError("A goal is a place that looks unlike the start; in the memory given everything looks the same. Walk further.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -556,6 +557,8 @@ def test_memories_that_cannot_be_dreamed_of() -> None:
     empty = SpatialMemory(memory.s_mean[:0], memory.s_variance[:0], {name: value[:0] for name, value in memory.values.items()})
     with pytest.raises(ValueError, match="is empty"):
         dream(memory=empty)
+    with pytest.raises(ValueError, match="begins at a state of finite numbers"):
+        dream(belief=replace(belief, mean=belief.mean * math.nan))
     greedy = GTMSM((8, 8, 3), 5, hidden=8, z_size=192, K=8, world=MODEL.world)
     with pytest.raises(ValueError, match="K = 8"):
         dream(model=greedy, memory=memory)
