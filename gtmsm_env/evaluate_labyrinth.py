@@ -133,27 +133,29 @@ def from_start(pose: Tensor) -> Tensor:
     return relative(pose.double(), pose[:, :1].double()).float()
 
 
-def in_the_right_room(trials: Trials, shown: Frames) -> tuple[Floats, Flags]:
-    """Whether imagined frames (W, horizon, h, w, 3) are likest, of the true view with each room's textures in turn, to that with the right
+def in_the_right_room(trials: Trials, shown: dict[str, Frames]) -> tuple[dict[str, Floats], Flags]:
+    """Whether frames (W, horizon, h, w, 3) by name are likest, of the true view with each room's textures in turn, to that with the right
     room's: (W, horizon) of 1, 0, and NaN in corridors; and whether the agent has been in that room while it remembered.
     """
     worlds, tau = trials.envs.worlds, trials.agent.tau
     assert trials.walk.poses is not None
     poses = trials.walk.poses.double().numpy()
-    right, entered = np.full(shown.shape[:2], np.nan), np.zeros(shown.shape[:2], np.bool_)
-    for row, walk in enumerate(poses[:, tau : tau + shown.shape[1]]):
+    shape = trials.future.shape[:2]
+    right, entered = {name: np.full(shape, np.nan) for name in shown}, np.zeros(shape, np.bool_)
+    for row, walk in enumerate(poses[:, tau : tau + shape[1]]):
         rooms, sector = walked_through(trials, row)
-        past, sector = np.split(sector[: tau + shown.shape[1]], [tau])
+        past, sector = np.split(sector[: tau + shape[1]], [tau])
         entered[row] = np.isin(sector, past)
         for room in set(rooms) & set(sector):
             steps = np.flatnonzero(sector == room)
-            error = []
+            dressed = []
             for other in rooms:
-                first, shape = worlds.first.copy(), worlds.shape.copy()
-                first[row, room], shape[row, room] = worlds.first[row, other], worlds.shape[row, other]
-                dressed = worlds._replace(first=first, shape=shape)
-                error.append(mean_square(trials.envs.look(np.full(len(steps), row), walk[steps], dressed), shown[row, steps]))
-            right[row, steps] = rooms[np.argmin(error, axis=0)] == room
+                first, sizes = worlds.first.copy(), worlds.shape.copy()
+                first[row, room], sizes[row, room] = worlds.first[row, other], worlds.shape[row, other]
+                dressed.append(trials.envs.look(np.full(len(steps), row), walk[steps], worlds._replace(first=first, shape=sizes)))
+            for name, frames in shown.items():
+                error = [mean_square(view, frames[row, steps]) for view in dressed]
+                right[name][row, steps] = rooms[np.argmin(error, axis=0)] == room
     return right, entered
 
 
@@ -250,7 +252,10 @@ def measure(model: GTMSM, trials: Trials, seed: int) -> tuple[Measured, dict[str
     true = trials.future.numpy()
     wrong = (s - trials.pose[:, tau:]).double().numpy()
     likelihood, kl = elbo_terms(model, memory, s[:, :horizon], trials.future, seed)
-    likest = {name: in_the_right_room(trials, shown[name]) for name in (next(iter(shown)), COMPOSED) if "rooms" in trials.agent.rules}
+    right: dict[str, Floats] = {}
+    entered: Flags | None = None
+    if "rooms" in trials.agent.rules:
+        right, entered = in_the_right_room(trials, {name: shown[name] for name in (next(iter(shown)), COMPOSED)})
     measured = Measured(
         error={name: mean_square(frames, true) for name, frames in shown.items()},
         distance=np.linalg.norm(wrong[..., :2], axis=-1),
@@ -258,8 +263,8 @@ def measure(model: GTMSM, trials: Trials, seed: int) -> tuple[Measured, dict[str
         log_likelihood=likelihood,
         kl=kl,
         shown=seen,
-        right_room={name: right for name, (right, _) in likest.items()},
-        entered=likest[COMPOSED][1] if likest else None,
+        right_room=right,
+        entered=entered,
         otherwise={name: np.linalg.norm((other - trials.pose)[:, tau:, :2].double().numpy(), axis=-1) for name, other in others.items()},
     )
     return measured, shown, states
